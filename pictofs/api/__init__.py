@@ -1,0 +1,1 @@
+"""The client of the service: the only rooms that speak HTTP."""

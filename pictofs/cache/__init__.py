@@ -1,0 +1,1 @@
+"""What is known locally about the service: listings and image bytes."""

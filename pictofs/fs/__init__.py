@@ -1,0 +1,1 @@
+"""The drive: what every file operation means, and its FUSE adapter."""

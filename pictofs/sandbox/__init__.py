@@ -1,0 +1,1 @@
+"""An embedded server of the same API, for demos, tests and benchmarks."""

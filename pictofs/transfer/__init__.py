@@ -1,0 +1,1 @@
+"""Bytes on their way: the spool, the journal, uploads and downloads."""
