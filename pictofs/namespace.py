@@ -100,6 +100,16 @@ def join(parts: list[str]) -> str:
     return "/" + "/".join(parts)
 
 
+def parent(directory_path: str) -> str:
+    """The path of the folder that holds this one; the root's is the root."""
+    return join(components(directory_path)[:-1])
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path of the service is this folder or below it."""
+    return folder == "/" or path == folder or path.startswith(folder + "/")
+
+
 def split_local(path: str) -> list[str]:
     """The names in an absolute path on the drive, counted from the mount's root."""
     return [part for part in path.split("/") if part]

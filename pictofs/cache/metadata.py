@@ -71,7 +71,7 @@ class MetadataCache:
     Args:
         source: where questions go.
         ttl_s: seconds that an answer counts as fresh.
-        only: names of the datasets to show; empty for all of them.
+        only: names or ids of the datasets to show; empty for all of them.
         hidden: ids of images whose removal is under way: never shown.
         may_revalidate: False while the request budget is too low for background questions.
         clock: monotonic seconds.
@@ -119,7 +119,7 @@ class MetadataCache:
         return next((d for d in self.datasets().values() if d.id == dataset_id), None)
 
     def _fetch_datasets(self) -> dict[str, Dataset]:
-        rows = [d for d in self._source.datasets() if not self._only or d.name in self._only]
+        rows = [d for d in self._source.datasets() if not self._only or {d.name, d.id} & self._only]
         by_name: dict[str, Dataset] = {}
         for dataset in sorted(rows, key=lambda d: (namespace.to_local(d.name) != d.name, d.id)):
             name = namespace.to_local(dataset.name)

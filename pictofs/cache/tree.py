@@ -92,7 +92,7 @@ class Tree:
         gone = self._folders.get(path)
         if gone is None or gone is self.root:
             return
-        parent = self._folders[namespace.join(namespace.components(path)[:-1])]
+        parent = self._folders[namespace.parent(path)]
         parent.subfolders = {name: f for name, f in parent.subfolders.items() if f is not gone}
         parent.version += 1
         waiting = [gone]
