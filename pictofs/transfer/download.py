@@ -212,7 +212,7 @@ class Downloader:
         while True:
             before = transfer.received
             try:
-                total_bytes = self._bring_from(transfer, before)
+                self._bring_from(transfer, before)
             except (NetworkError, ServerError, StorageError, IncompleteTransferError) as error:
                 if transfer.received > before:
                     breaks = 0
@@ -223,11 +223,10 @@ class Downloader:
                 if transfer.cancelled.wait(RESUME_DELAY_S * 2**breaks):
                     raise _CancelledError from error
                 continue
-            self._check_size(image, total_bytes)
             return
 
-    def _bring_from(self, transfer: Transfer, offset: int) -> int:
-        """Bring the bytes from `offset` to the end; returns the total."""
+    def _bring_from(self, transfer: Transfer, offset: int) -> None:
+        """Bring the bytes from `offset` to the end."""
         with self._open_stream(transfer.image, offset) as stream:
             if stream.total_bytes is not None:
                 self._check_size(transfer.image, stream.total_bytes)
@@ -240,12 +239,12 @@ class Downloader:
                     continue
                 transfer.grow(data[skip:] if skip else data)
                 skip = 0
-            total_bytes = stream.total_bytes
-        if total_bytes is not None and transfer.received != total_bytes:
+            # Without an announced length only the listing can tell the end from a break.
+            total_bytes = stream.total_bytes or transfer.image.file_size
+        if total_bytes and transfer.received != total_bytes:
             raise IncompleteTransferError(
                 f"{transfer.image.filename} ended early", expected=total_bytes, received=transfer.received
             )
-        return transfer.received
 
     def _check_size(self, image: Image, total_bytes: int) -> None:
         """Tell the truth and stop if programs were shown another size: this is not the file they expect."""
