@@ -16,8 +16,10 @@
     └── NetworkError                no answer
         └── RequestTimeoutError     no answer in time
 
-A file over the size limit (413) is a plain `ApiError` with `status == 413`. Statuses are those of the
-wire contract (the service's documentation and the official SDK, 1.69.146). No message ever holds the key.
+A file over the size limit (413) is a plain `ApiError` with `status == 413`. A 400 whose words say that a
+name already exists is a `ConflictError` too: the service answers so on some routes. A 408 is a `ServerError`:
+it is transient. Statuses are those of the wire contract (the service's documentation and the official SDK,
+1.69.146). No message ever holds the key.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class ApiError(PictographError):
     """The API answered with an error.
 
     Attributes:
-        status: HTTP status code.
+        status: HTTP status code; 0 when no answer of its own stands behind it: refused here before anything
+            was sent, or one file of a bulk request.
         message: the service's words.
         code: the service's machine-readable code, or None on older answers.
         details: whatever the service added, or None.
@@ -76,8 +79,10 @@ class ApiError(PictographError):
         self.code = code
         self.details = details
         self.request_id = request_id
-        suffix = f", request {request_id}" if request_id else ""
-        super().__init__(f"{message} (HTTP {status}{suffix})")
+        origin = [f"HTTP {status}"] if status else []
+        if request_id:
+            origin.append(f"request {request_id}")
+        super().__init__(f"{message} ({', '.join(origin)})" if origin else message)
 
 
 class ValidationError(ApiError):
@@ -122,7 +127,7 @@ class RateLimitError(ApiError):
 
 
 class ServerError(ApiError):
-    """5xx, or a success whose body is not what was promised."""
+    """5xx or 408, or a success whose body is not what was promised."""
 
 
 class StorageError(PictographError):
