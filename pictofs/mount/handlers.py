@@ -1,0 +1,190 @@
+"""What a running mount answers on its control socket: commands in, JSON out.
+
+| command      | arguments                        | result |
+|--------------|----------------------------------|--------|
+| status       |                                  | the report of mount/status |
+| uploads      |                                  | {"rows": [UploadRow…], "total"} |
+| stuck        | ids, paths, all                  | {"rows"}: the held and failed ones meant |
+| retry        | ids, paths, all, force           | {"rows"}: those queued again |
+| discard      | ids, paths, all                  | {"rows"}: those forgotten |
+| refresh      | path                             | null |
+| rm_permanent | path                             | null: deleted for good |
+| drain        |                                  | null: what waits is sent now, not after its pause |
+| unmount      | drain_timeout_s                  | null: taken out of the tree; the process ends soon after |
+
+Paths are relative to the mount's root. Handlers run in the control server's threads and answer at
+once: who waits for something polls `status`.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
+from pictofs.mount.status import NOTHING, Budget, Cache, JournalView, StatusReport, Tally, Waiting, collect
+from pictofs.mount.uploads import Selection, UploadDesk
+from pictofs.transfer.records import Upload
+
+
+class UploaderView(Protocol):
+    """The part of the uploader that is needed here."""
+
+    def kick(self) -> None: ...
+
+
+class BudgetView(Protocol):
+    """The client's count of API requests."""
+
+    @property
+    def used(self) -> int: ...
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def remaining(self) -> int | None: ...
+    @property
+    def reset_at(self) -> float | None: ...
+    @property
+    def by_route(self) -> Mapping[str, int]: ...
+
+
+class CacheView(Protocol):
+    """The image cache's size, in bytes."""
+
+    @property
+    def used_bytes(self) -> int: ...
+    @property
+    def max_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What the uploader says of itself."""
+
+    landed: Tally = NOTHING
+    rate_bytes_per_s: float | None = None
+    waiting: Waiting | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the handlers speak for; lifecycle binds it.
+
+    Attributes:
+        path_of: where an upload is found, relative to the mount's root.
+        progress: the uploader's state.
+        being_written: files open for writing.
+        removals: images still to be archived on the server.
+        refresh: drop what is known below a path, so that the next look asks the server.
+        remove_permanently: delete an image for good.
+        unmount: take the mount out of the tree and let the process end, draining at most so many seconds
+            more. Raises OSError: EBUSY when it is in use.
+    """
+
+    record: MountRecord
+    journal: JournalView
+    desk: UploadDesk
+    uploader: UploaderView
+    progress: Callable[[], Progress]
+    budget: Callable[[], BudgetView | None]
+    cache: CacheView | None
+    path_of: Callable[[Upload], str]
+    being_written: Callable[[], int]
+    removals: Callable[[], int]
+    refresh: Callable[[str], None]
+    remove_permanently: Callable[[str], None]
+    unmount: Callable[[float], None]
+
+
+def report(parts: Parts) -> StatusReport:
+    """The mount's state now."""
+    progress = parts.progress()
+    budget = parts.budget()
+    return collect(
+        parts.journal,
+        account=parts.record.account,
+        path_of=parts.path_of,
+        removals=parts.removals(),
+        being_written=parts.being_written(),
+        landed=progress.landed,
+        rate_bytes_per_s=progress.rate_bytes_per_s,
+        waiting=progress.waiting,
+        budget=None
+        if budget is None
+        else Budget(budget.used, budget.limit, budget.remaining, budget.reset_at, dict(budget.by_route)),
+        cache=None if parts.cache is None else Cache(parts.cache.used_bytes, parts.cache.max_bytes),
+        mountpoint=parts.record.mountpoint,
+        pid=parts.record.pid,
+        started_s=parts.record.started_s,
+    )
+
+
+def build_handlers(parts: Parts) -> Mapping[str, Handler]:
+    """The commands of a mount, for `ControlServer`."""
+
+    def status(_: Mapping[str, Any]) -> object:
+        return report(parts).to_json(time.time())
+
+    def uploads(_: Mapping[str, Any]) -> object:
+        return {"rows": [row.to_json() for row in parts.desk.rows()], "total": parts.desk.total()}
+
+    def stuck(arguments: Mapping[str, Any]) -> object:
+        return {"rows": [row.to_json() for row in parts.desk.stuck(Selection.from_json(arguments))]}
+
+    def retry(arguments: Mapping[str, Any]) -> object:
+        rows = parts.desk.retry(Selection.from_json(arguments), force=bool(arguments.get("force")))
+        parts.uploader.kick()
+        return {"rows": [row.to_json() for row in rows]}
+
+    def discard(arguments: Mapping[str, Any]) -> object:
+        return {"rows": [row.to_json() for row in parts.desk.discard(Selection.from_json(arguments))]}
+
+    def refresh(arguments: Mapping[str, Any]) -> object:
+        parts.refresh(_path(arguments))
+        return None
+
+    def rm_permanent(arguments: Mapping[str, Any]) -> object:
+        parts.remove_permanently(_path(arguments))
+        return None
+
+    def drain(_: Mapping[str, Any]) -> object:
+        parts.uploader.kick()
+        return None
+
+    def unmount(arguments: Mapping[str, Any]) -> object:
+        try:
+            parts.unmount(_seconds(arguments, "drain_timeout_s"))
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise BusyError("the mount point is in use") from None
+            raise
+        return None
+
+    return {
+        "status": status,
+        "uploads": uploads,
+        "stuck": stuck,
+        "retry": retry,
+        "discard": discard,
+        "refresh": refresh,
+        "rm_permanent": rm_permanent,
+        "drain": drain,
+        "unmount": unmount,
+    }
+
+
+def _path(arguments: Mapping[str, Any]) -> str:
+    path = arguments.get("path")
+    if not isinstance(path, str):
+        raise ControlError("path must be a text")
+    return path.strip("/")
+
+
+def _seconds(arguments: Mapping[str, Any], name: str) -> float:
+    value = arguments.get(name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ControlError(f"{name} must be a number of seconds")
+    return float(value)
