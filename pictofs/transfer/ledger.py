@@ -1,0 +1,285 @@
+"""Transactions of the journal: first the database, then the rows in memory, never one without the other.
+
+The only module that speaks SQL to the journal. It knows how rows are stored, not which changes make sense:
+that is `Journal`.
+
+Lock order: `Ledger._write` (one transaction at a time, held across the fsync), then `Ledger.changed` (the
+rows in memory; held for moments only, so look-ups never wait for the disk).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pictofs.api.models import Image, NewImage
+from pictofs.transfer.mirror import Mirror
+from pictofs.transfer.records import (
+    TRANSITIONS,
+    Registration,
+    Removal,
+    RemovalAction,
+    State,
+    Upload,
+)
+from pictofs.transfer.schema import open_database
+
+__all__ = ["Ledger", "Transaction"]
+
+_ROW_COLUMNS = tuple(column.name for column in dataclasses.fields(Upload))
+_PUT_ROW = (
+    f"INSERT INTO uploads ({', '.join(_ROW_COLUMNS)}) VALUES ({', '.join('?' * len(_ROW_COLUMNS))}) "  # noqa: S608
+    f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _ROW_COLUMNS if c != 'id')}"
+)
+_PUT_REMOVAL = (
+    "INSERT INTO removals (image_id, dataset_id, folder, filename, path, action) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_PUT_REGISTRATION = "INSERT INTO registrations (key, dataset_id, body, created_ns) VALUES (?, ?, ?, ?)"
+_PUT_MTIME = "INSERT OR REPLACE INTO image_mtimes (image_id, mtime_ns) VALUES (?, ?)"
+_DROP_ANSWERED = (
+    "DELETE FROM registrations WHERE id NOT IN "
+    "(SELECT registration_id FROM uploads WHERE registration_id IS NOT NULL)"
+)
+
+
+class Transaction:
+    """Changes under way. Reads see the rows as they were before; writes reach memory after the commit."""
+
+    def __init__(self, database: sqlite3.Connection, mirror: Mirror) -> None:
+        self._database = database
+        self._mirror = mirror
+        self.changes: list[Upload | _Dropped | Removal | _DroppedRemoval] = []  # in order
+        self.mtimes: dict[str, int] = {}
+
+    def insert_row(self, row: Upload) -> Upload:
+        """A new row; `row.id` is ignored. Raises FileExistsError when the place shows one already."""
+        values = _row_values(row)
+        values[0] = None
+        try:
+            row_id = self._database.execute(_PUT_ROW, values).lastrowid
+        except sqlite3.IntegrityError as error:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), row.path) from error
+        assert row_id is not None
+        row = dataclasses.replace(row, id=row_id)
+        self.changes.append(row)
+        return row
+
+    def update_rows(self, rows: Iterable[Upload]) -> None:
+        """Put new values in the place of rows. A forbidden change of state is a bug: ValueError."""
+        rows = list(rows)
+        for row in rows:
+            before = self._mirror.rows[row.id].state
+            if row.state is not before and row.state not in TRANSITIONS[before]:
+                raise ValueError(f"{before} → {row.state} of upload {row.id}")
+        self._database.executemany(_PUT_ROW, [_row_values(row) for row in rows])
+        self.changes += rows
+
+    def update_row(self, row: Upload) -> Upload:
+        """`update_rows` of one row, which is returned."""
+        self.update_rows([row])
+        return row
+
+    def drop_rows(self, rows: Iterable[Upload]) -> None:
+        """Delete rows."""
+        ids = [row.id for row in rows]
+        self._database.executemany("DELETE FROM uploads WHERE id = ?", [(upload_id,) for upload_id in ids])
+        self.changes += map(_Dropped, ids)
+
+    def insert_registration(
+        self, key: str, dataset_id: str, members: list[tuple[Upload, NewImage]], created_ns: int
+    ) -> Registration:
+        """Keep a request; its rows must then be updated to name it."""
+        body = json.dumps([{"upload_id": row.id, **dataclasses.asdict(image)} for row, image in members])
+        number = self._database.execute(_PUT_REGISTRATION, (key, dataset_id, body, created_ns)).lastrowid
+        assert number is not None
+        ids, images = tuple(row.id for row, _ in members), tuple(image for _, image in members)
+        return Registration(number, key, dataset_id, ids, images, created_ns)
+
+    def drop_answered_registrations(self) -> None:
+        """Delete the registrations that no row waits for any more."""
+        self._database.execute(_DROP_ANSWERED)
+
+    def insert_removal(self, removal: Removal) -> Removal:
+        """A new removal; `removal.id` is ignored. It takes the place of an earlier wish for the same image."""
+        earlier = self._mirror.removal_of(removal.image_id)
+        if earlier is not None:
+            self.drop_removals([earlier])
+        values = [_stored(value) for value in dataclasses.astuple(removal)[1:]]
+        number = self._database.execute(_PUT_REMOVAL, values).lastrowid
+        assert number is not None
+        removal = dataclasses.replace(removal, id=number)
+        self.changes.append(removal)
+        return removal
+
+    def drop_removals(self, removals: Iterable[Removal]) -> None:
+        """Delete removals; those that are gone already are passed over."""
+        for removal in removals:
+            self._database.execute("DELETE FROM removals WHERE id = ?", (removal.id,))
+            self.changes.append(_DroppedRemoval(removal.id))
+
+    def set_mtime(self, image_id: str, mtime_ns: int) -> None:
+        """Keep the modification time of an image or folder."""
+        self._database.execute(_PUT_MTIME, (_stored(image_id), mtime_ns))
+        self.mtimes[image_id] = mtime_ns
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Dropped:
+    id: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _DroppedRemoval:
+    id: int
+
+
+class Ledger:
+    """The journal's file and its rows in memory.
+
+    Attributes:
+        changed: guards `mirror` and `mtimes`, and is notified after every commit.
+        mirror: the rows; to be read with `changed` held.
+        mtimes: modification times by image id.
+        is_new: whether the file was made just now.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises: those of `schema.open_database`."""
+        self._database, self.is_new = open_database(path)
+        self._path = path
+        self._write = threading.Lock()
+        self._open = True
+        self.changed = threading.Condition()
+        self.mirror = Mirror()
+        self.mtimes: dict[str, int] = {}
+        self._load()
+
+    @contextlib.contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[Transaction]:
+        """One transaction; committed at the end of the block, rolled back when it raises.
+
+        Args:
+            durable: fsync before returning. Otherwise the change survives the death of this process at
+                once, a power cut only after the next durable one: for what costs nothing to lose.
+
+        Raises:
+            OSError: ENOSPC or EIO, nothing has changed then; EBADF once closed.
+        """
+        with self._write:
+            if not self._open:
+                raise OSError(errno.EBADF, "the journal is closed", str(self._path))
+            transaction = Transaction(self._database, self.mirror)
+            try:
+                if not durable:
+                    self._database.execute("PRAGMA synchronous = NORMAL")
+                try:
+                    self._database.execute("BEGIN IMMEDIATE")
+                    yield transaction
+                    self._database.execute("COMMIT")
+                finally:
+                    if self._database.in_transaction:
+                        self._database.execute("ROLLBACK")
+                    if not durable:
+                        self._database.execute("PRAGMA synchronous = FULL")
+            except sqlite3.Error as error:
+                raise self._os_error(error) from error
+            with self.changed:
+                self._apply(transaction)
+                self.changed.notify_all()
+
+    def registrations(self) -> list[Registration]:
+        """The requests whose answer is not recorded, oldest first."""
+        with self._write:
+            rows = self._database.execute("SELECT * FROM registrations ORDER BY id").fetchall()
+        return [_registration_of(row) for row in rows]
+
+    def close(self) -> None:
+        """Closes the file; every later transaction is EBADF."""
+        with self._write:
+            if self._open:
+                self._open = False
+                self._database.close()
+
+    def _apply(self, transaction: Transaction) -> None:
+        for change in transaction.changes:
+            if isinstance(change, Upload):
+                self.mirror.put(change)
+            elif isinstance(change, _Dropped):
+                self.mirror.drop(change.id)
+            elif isinstance(change, Removal):
+                self.mirror.put_removal(change)
+            else:
+                self.mirror.drop_removal(change.id)
+        self.mtimes.update(transaction.mtimes)
+
+    def _load(self) -> None:
+        for row in self._database.execute("SELECT * FROM uploads ORDER BY id"):
+            self.mirror.put(_upload_of(row))
+        for row in self._database.execute("SELECT * FROM removals ORDER BY id"):
+            self.mirror.put_removal(_removal_of(row))
+        times = self._database.execute("SELECT image_id, mtime_ns FROM image_mtimes")
+        self.mtimes = {_loaded(image_id): mtime_ns for image_id, mtime_ns in times}
+
+    def _os_error(self, error: sqlite3.Error) -> OSError:
+        is_full = "disk is full" in str(
+            error
+        )  # SQLITE_FULL; errors carry their code from Python 3.11 on only
+        number = errno.ENOSPC if is_full else errno.EIO
+        return OSError(number, f"{os.strerror(number)} (journal: {error})", str(self._path))
+
+
+def _row_values(row: Upload) -> list[Any]:
+    return [_stored(getattr(row, column)) for column in _ROW_COLUMNS]
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, (State, RemovalAction)):
+        return value.value
+    if isinstance(value, str) and not _is_unicode(value):
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, Image):
+        fields = dataclasses.asdict(value)
+        return json.dumps({**fields, "created_at": value.created_at and value.created_at.isoformat()})
+    return value
+
+
+def _loaded(value: Any) -> Any:
+    return value.decode("utf-8", "surrogatepass") if isinstance(value, bytes) else value
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be TEXT; names with lone surrogates, which JSON can carry, are kept as a BLOB."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _upload_of(row: sqlite3.Row) -> Upload:
+    fields = {column: _loaded(row[column]) for column in _ROW_COLUMNS}
+    for flag in ("forced", "abandoned", "suspect", "old_archived"):
+        fields[flag] = bool(fields[flag])
+    fields["state"] = State(fields["state"])
+    fields["image"] = fields["image"] and Image.from_json(json.loads(fields["image"]))
+    return Upload(**fields)
+
+
+def _removal_of(row: sqlite3.Row) -> Removal:
+    fields = {column: _loaded(row[column]) for column in row.keys()}  # noqa: SIM118  (iterating a Row gives values)
+    return Removal(**{**fields, "action": RemovalAction(fields["action"])})
+
+
+def _registration_of(row: sqlite3.Row) -> Registration:
+    members = json.loads(row["body"])
+    ids = tuple(member.pop("upload_id") for member in members)
+    images = tuple(NewImage(**member) for member in members)
+    return Registration(row["id"], row["key"], row["dataset_id"], ids, images, row["created_ns"])
