@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
@@ -40,9 +40,9 @@ _Answer = TypeVar("_Answer")
 class MetadataSource(Protocol):
     """The questions this cache asks the service. Each call is at least one API request."""
 
-    def datasets(self) -> list[Dataset]: ...
-    def contents(self, dataset_id: str) -> tuple[Dataset, list[Image]]: ...
-    def directories(self, dataset_id: str) -> list[Directory]: ...
+    def datasets(self) -> Sequence[Dataset]: ...
+    def contents(self, dataset_id: str) -> tuple[Dataset, Sequence[Image]]: ...
+    def directories(self, dataset_id: str) -> Sequence[Directory]: ...
     def image(self, image_id: str) -> Image: ...
 
 
@@ -165,7 +165,7 @@ class MetadataCache:
             self._behind(dataset_id, lambda: self._revalidate(dataset_id))
         return known
 
-    def _fetch_listing(self, dataset_id: str, directories: list[Directory] | None = None) -> _Known:
+    def _fetch_listing(self, dataset_id: str, directories: Sequence[Directory] | None = None) -> _Known:
         with self._lock:
             changes: list[Callable[[Tree], None]] = []
             self._changes[dataset_id] = changes

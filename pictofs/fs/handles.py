@@ -1,0 +1,176 @@
+"""Open files. Two kinds: `Reader`s of uploaded images, and `LocalFile`s whose bytes are still here.
+
+A `LocalFile` is one file at one place of the drive, shared by all handles that have it open, as an inode is:
+what one writes the others read. Its phases:
+
+    WRITING ──commit──────────▶ COMMITTED   the journal holds exactly these bytes
+    WRITING ──write or commit fails──▶ FAILED   nothing is committed, flush says the errno, until
+                                            the file is emptied and written anew
+    COMMITTED ──write──▶ WRITING            on a copy: the committed bytes may be on their way
+    FAILED ──truncate to 0──▶ WRITING
+
+Lock order: `Vfs._lock`, then `LocalFile.lock`. A `LocalFile.lock` is held across fsync and the journal's
+commit, so that a write cannot slip between the bytes and the row; never across a wait for the network.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pictofs.api.models import Image
+from pictofs.imagefile import MAX_FILE_BYTES
+from pictofs.transfer.download import Reader
+from pictofs.transfer.journal import Upload
+from pictofs.transfer.spool import Spool, SpoolFile
+
+
+class Key(NamedTuple):
+    """A file's place, in the service's names."""
+
+    dataset_id: str
+    folder: str
+    filename: str
+
+
+class Phase(enum.Enum):
+    """Where a `LocalFile` stands between a program's writes and the journal."""
+
+    WRITING = "writing"
+    COMMITTED = "committed"
+    FAILED = "failed"
+
+
+class LocalFile:
+    """A file whose bytes are in the spool.
+
+    Attributes:
+        key: where it is; changes with rename.
+        spool_file: its bytes.
+        upload: its journal row, None before the first commit and after the image has landed.
+        committed_name: the spool file that the journal took over; the uploader removes that one.
+        replaces_image_id: the uploaded image that the next commit replaces, or None: with `-o overwrite`, or
+            when this very file landed while a program still writes it.
+        mtime_ns: the time a program set, None while the last write counts.
+        unlinked: removed while open; its bytes serve the open handles and are never committed again.
+        handles: how many handles have it open.
+        errno: why the phase is FAILED.
+    """
+
+    def __init__(self, key: Key, spool: Spool, spool_file: SpoolFile, upload: Upload | None = None) -> None:
+        self.key = key
+        self.lock = threading.RLock()
+        self.spool_file = spool_file
+        self.upload = upload
+        self.committed_name = upload.spool_name if upload else None
+        self.replaces_image_id = upload.replaces_image_id if upload else None
+        self.mtime_ns: int | None = upload.mtime_ns if upload else None
+        self.unlinked = False
+        self.handles = 0
+        self.phase = Phase.COMMITTED if upload else Phase.WRITING
+        self.errno = 0
+        self._spool = spool
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the bytes are an image of the service by now and nothing was written since."""
+        return self.phase is Phase.COMMITTED and self.upload is None
+
+    def size_bytes(self) -> int:
+        """How long the file is now."""
+        return self.spool_file.size()
+
+    def modified_ns(self) -> int:
+        """The time a program set, or that of the last write."""
+        return os.fstat(self.spool_file.fd).st_mtime_ns if self.mtime_ns is None else self.mtime_ns
+
+    def read(self, size: int, offset: int) -> bytes:
+        """Up to `size` bytes from `offset`."""
+        with self.lock:
+            return self.spool_file.pread(size, offset)
+
+    def write(self, data: bytes | memoryview, offset: int) -> int:
+        """Write and return how many bytes. Raises OSError: EFBIG past 50 MB, ENOSPC when the disk is full."""
+        with self.lock, self._failing():
+            self._check_size(offset + len(data))
+            self._make_writable()
+            return self.spool_file.pwrite(data, offset)
+
+    def truncate(self, length: int) -> None:
+        """Cut or extend. Raises OSError: EFBIG past 50 MB, ENOSPC when the disk is full."""
+        with self.lock:
+            if length == 0 and self.phase is Phase.FAILED:
+                self.phase = Phase.WRITING
+            if self.phase is Phase.COMMITTED and length == self.size_bytes():
+                return
+            with self._failing():
+                self._check_size(length)
+                self._make_writable(keep_bytes=length > 0)
+                self.spool_file.truncate(length)
+
+    def committed(self, upload: Upload) -> None:
+        """The journal has these bytes."""
+        self.upload = upload
+        self.committed_name = upload.spool_name
+        self.phase = Phase.COMMITTED
+
+    def fail(self, error: OSError) -> None:
+        """These bytes are not whole, or could not be kept: they must not be committed."""
+        self.phase = Phase.FAILED
+        self.errno = error.errno or errno.EIO
+
+    def landed(self, image_id: str) -> None:
+        """The committed bytes are an image now. What is written from here on replaces it."""
+        with self.lock:
+            self.upload = None
+            self.replaces_image_id = image_id
+
+    def close(self) -> None:
+        """Let go of the bytes; those that the journal never took over are removed."""
+        with self.lock:
+            self.spool_file.close()
+            if self.spool_file.name != self.committed_name:
+                self._spool.remove(self.spool_file.name)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Remember that a change failed: half a file must not be committed by the close that follows."""
+        if self.phase is Phase.FAILED:
+            raise OSError(self.errno, os.strerror(self.errno))
+        try:
+            yield
+        except OSError as error:
+            self.fail(error)
+            raise
+
+    def _check_size(self, length: int) -> None:
+        if length > MAX_FILE_BYTES:
+            raise OSError(
+                errno.EFBIG,
+                f"{self.key.filename} passes {MAX_FILE_BYTES >> 20} MB, the most the service takes",
+            )
+
+    def _make_writable(self, *, keep_bytes: bool = True) -> None:
+        if self.phase is Phase.COMMITTED:
+            committed = self.spool_file
+            self.spool_file = self._spool.copy(committed) if keep_bytes else self._spool.create()
+            committed.close()
+        self.phase = Phase.WRITING
+        self.mtime_ns = None
+
+
+@dataclass(slots=True)
+class Handle:
+    """What one open(2) gave: a local `file`, or the `reader` of an `image`."""
+
+    path: str
+    reader: Reader | None = None
+    image: Image | None = None
+    file: LocalFile | None = None
+    writable: bool = False

@@ -1,0 +1,204 @@
+"""mv: what a rename means for files on their way, for images, for folders and for datasets.
+
+Files that are not on the service yet follow the journal; a working name that gets its final name is judged
+and goes up. What the service has no route for is refused: labels are never lost on the way.
+
+Lock order: that of `fs/vfs`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from typing import Protocol
+
+from pictofs import namespace
+from pictofs.api.models import BatchResult, Dataset, Directory
+from pictofs.cache.metadata import MetadataCache
+from pictofs.fs import rules
+from pictofs.fs.handles import Key, LocalFile, Phase
+from pictofs.fs.view import FolderNode, ImageNode, LocalNode, Node, RootNode, View
+from pictofs.transfer.journal import Journal, Upload, UploadGoneError
+from pictofs.transfer.spool import Spool
+
+RENAME_NOREPLACE = 1
+"""The only flag of renameat2(2) that is honoured (linux/fs.h)."""
+
+
+class RenameRemote(Protocol):
+    """The service's routes for it; one API request each."""
+
+    def rename_dataset(self, dataset_id: str, new_name: str) -> Dataset: ...
+    def rename_directory(self, dataset_id: str, path: str, new_name: str) -> Directory: ...
+    def move(self, dataset_id: str, image_ids: list[str], path: str) -> BatchResult: ...
+
+
+class Renames:
+    """Renaming, and forgetting what is not uploaded yet, which a rename onto it does too."""
+
+    def __init__(
+        self,
+        *,
+        view: View,
+        metadata: MetadataCache,
+        journal: Journal,
+        spool: Spool,
+        remote: RenameRemote,
+        policy: rules.Policy,
+    ) -> None:
+        self._view = view
+        self._metadata = metadata
+        self._journal = journal
+        self._spool = spool
+        self._remote = remote
+        self._policy = policy
+
+    def rename(self, old: str, new: str, flags: int) -> None:
+        """Rename `old` to `new`.
+
+        Raises:
+            OSError: EINVAL for flags or names that cannot be, EEXIST onto an uploaded image, EPERM where the
+                service has no route, EBUSY while files of a folder are on their way, ENOTEMPTY.
+        """
+        try:
+            self._rename(old, new, flags)
+        except UploadGoneError:
+            self._rename(old, new, flags)  # It landed a moment ago: an image is renamed now.
+        self._view.changed()
+
+    def _rename(self, old: str, new: str, flags: int) -> None:
+        if flags & ~RENAME_NOREPLACE:
+            raise OSError(errno.EINVAL, "only RENAME_NOREPLACE is known here", new)
+        self._policy.check_change(old)
+        source = self._view.resolve(old)
+        try:
+            target: Node | None = self._view.resolve(new)
+        except FileNotFoundError:
+            target = None
+        if target == source:
+            return
+        if target is not None and flags & RENAME_NOREPLACE:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+        if isinstance(source, RootNode) or isinstance(target, RootNode):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), old)
+        if isinstance(source, FolderNode):
+            self._rename_folder(old, source, new, target)
+        elif isinstance(target, FolderNode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), new)
+        elif isinstance(source, LocalNode):
+            self._rename_local(source, new, target)
+        else:
+            self._rename_image(old, source, new, target)
+
+    def forget(self, node: LocalNode) -> None:
+        """Remove a file that is not uploaded yet; one in flight is archived once it lands."""
+        upload = node.upload
+        if node.file is not None:
+            with node.file.lock:
+                node.file.unlinked = True
+                upload = node.file.upload
+                node.file.upload = None
+            self._view.closed(node.file)
+        if upload is not None:
+            self._journal.remove(upload.id)
+        self._view.changed()
+
+    def _rename_local(self, source: LocalNode, new: str, target: ImageNode | LocalNode | None) -> None:
+        dataset, key = self._view.place(new)
+        self._policy.check_upload(new, dataset)
+        rules.check_name(new, key.filename)
+        replaces: str | None = None
+        if isinstance(target, ImageNode):
+            if not self._policy.overwrite:
+                raise rules.refusal(
+                    errno.EEXIST, new, "an uploaded image is never replaced (see -o overwrite)"
+                )
+            replaces = target.image.id
+        if isinstance(target, LocalNode) and target.file is not None:
+            # The row, if it has one, goes in the same transaction as the rename.
+            with target.file.lock:
+                target.file.unlinked = True
+                target.file.upload = None
+            self._view.closed(target.file)
+        if source.file is not None:
+            upload = self._rename_open(source.file, key, replaces)
+        else:
+            assert source.upload is not None  # A LocalNode has a file or an upload.
+            upload = self._rename_upload(source.upload, key, replaces)
+        if self._policy.sync and upload is not None:
+            rules.await_upload(self._journal, new, upload, self._policy.upload_wait_s)
+
+    def _rename_open(self, file: LocalFile, key: Key, replaces: str | None) -> Upload | None:
+        with file.lock:
+            if file.upload is not None:
+                file.upload = self._rename_upload(file.upload, key, replaces)
+                if file.phase is Phase.COMMITTED:
+                    file.committed_name = file.upload.spool_name
+            file.replaces_image_id = replaces or file.replaces_image_id
+            self._view.closed(file)
+            file.key = key
+            self._view.opened(file)
+            return file.upload if file.phase is Phase.COMMITTED else None
+
+    def _rename_upload(self, upload: Upload, key: Key, replaces: str | None) -> Upload:
+        """Give a journal row another name; a row that had the name already is replaced by it."""
+        path = self._spool.path(upload.spool_name)
+        state, reason, width, height = rules.judge(path, key.filename, upload.size_bytes)
+        return self._journal.rename(
+            upload.id,
+            dataset_id=key.dataset_id,
+            folder=key.folder,
+            filename=key.filename,
+            state=state,
+            reason=reason,
+            width=width,
+            height=height,
+            replaces_image_id=replaces or upload.replaces_image_id,
+        )
+
+    def _rename_image(self, old: str, source: ImageNode, new: str, target: Node | None) -> None:
+        dataset, key = self._view.place(new)
+        if target is not None:
+            raise rules.refusal(errno.EEXIST, new, "there is a file of this name already")
+        if dataset.id != source.dataset.id or key.filename != source.image.filename:
+            raise rules.refusal(
+                errno.EPERM,
+                old,
+                "the service has no route that renames an image or moves it to another dataset; "
+                "moving it to another folder of its dataset works",
+            )
+        result = self._remote.move(dataset.id, [source.image.id], key.folder)
+        if result.failed:
+            raise rules.refusal(errno.EIO, old, result.failed[0].reason)
+        self._metadata.adopt(replace(source.image, directory_path=key.folder))
+
+    def _rename_folder(self, old: str, source: FolderNode, new: str, target: Node | None) -> None:
+        if target is not None:
+            if not isinstance(target, FolderNode):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), new)
+            raise OSError(errno.ENOTEMPTY, "there is a folder of this name already", new)
+        parent_path, _, name = new.rpartition("/")
+        parent = self._view.resolve(parent_path)
+        server_name = rules.server_name(new, name)
+        if source.path == "/" and isinstance(parent, RootNode):
+            self._remote.rename_dataset(source.dataset.id, server_name)
+            self._metadata.forget_datasets()
+            return
+        if source.path == "/" or parent != replace(source, path=namespace.parent(source.path)):
+            raise rules.refusal(errno.EPERM, old, "a folder can be renamed, but not moved to another one yet")
+        if self._is_busy(source):
+            raise rules.refusal(
+                errno.EBUSY, old, "files in it are still on their way to the service (pictofs wait)"
+            )
+        self._remote.rename_directory(source.dataset.id, source.path, server_name)
+        self._metadata.refresh(source.dataset.id)
+
+    def _is_busy(self, folder: FolderNode) -> bool:
+        """Whether a file in the folder or below it is open here or on its way."""
+        places = [(f.key.dataset_id, f.key.folder) for f in self._view.open_files()]
+        places += [(folder.dataset.id, path) for path in self._journal.folders(folder.dataset.id)]
+        return any(
+            dataset_id == folder.dataset.id and namespace.is_within(path, folder.path)
+            for dataset_id, path in places
+        )

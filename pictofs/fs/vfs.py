@@ -1,0 +1,539 @@
+# ruff: noqa: ARG002 - the operations have the kernel's arguments, whether they need them or not
+"""Every file operation: what it means, what is refused and why. No FUSE, no HTTP, no SQL in here.
+
+`fs/fuse` calls these methods from many threads. What is at a path comes from `View`; bytes come from
+`Downloader` and `LocalFile`; what is to happen on the service goes to the journal, or through `Remote` for
+the few changes that are done while the program waits. docs/SEMANTICS.md is this file in prose.
+
+Every method raises OSError with an errno, or one of api.errors, which `fs/errnos` maps. A refusal is logged
+once, with its reason, since an errno alone says little.
+
+Lock order: `Vfs._lock` (the table of open files), then `LocalFile.lock`, then the locks of journal, view and
+metadata. Neither of the first two is held while the service is asked or waited for.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from pictofs import namespace
+from pictofs.api.models import Dataset, Directory, Image, Organization
+from pictofs.cache.content import ContentCache
+from pictofs.cache.metadata import MetadataCache
+from pictofs.cache.tree import Tree
+from pictofs.fs import rules, xattrs
+from pictofs.fs.attributes import Attributes, Listing, StatFs
+from pictofs.fs.handles import Handle, Key, LocalFile, Phase
+from pictofs.fs.rename import RenameRemote, Renames
+from pictofs.fs.view import FolderNode, ImageNode, LocalNode, RootNode, View
+from pictofs.transfer.download import Downloader
+from pictofs.transfer.journal import Journal, NewUpload, State, Upload
+from pictofs.transfer.spool import Spool
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 4096
+"""The unit of statfs: the page size, as local file systems have it."""
+
+COPY_BYTES = 1 << 20
+"""How much is copied at a time when an uploaded image is opened for writing."""
+
+
+class Remote(RenameRemote, Protocol):
+    """Changes that are made while the program waits: one API request each."""
+
+    def create_dataset(self, name: str) -> Dataset: ...
+    def archive_dataset(self, dataset_id: str) -> Dataset: ...
+    def create_directory(self, dataset_id: str, path: str) -> Directory: ...
+    def delete_directory(self, dataset_id: str, path: str) -> None: ...
+
+
+class Archive(Protocol):
+    """Where images go that are removed: a queue that survives a crash."""
+
+    def add(self, image_id: str, dataset_id: str, path: str, *, folder: str, filename: str) -> None: ...
+    def flush(self, dataset_id: str, timeout_s: float) -> bool:
+        """Wait until nothing of a dataset is left to archive; whether that is so."""
+
+
+class Vfs:
+    """The drive.
+
+    Args:
+        organization: whose drive it is; its quota is what df shows.
+        on_start: called once in the process that serves the mount; starts what needs threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        organization: Organization,
+        view: View,
+        metadata: MetadataCache,
+        content: ContentCache,
+        downloader: Downloader,
+        journal: Journal,
+        spool: Spool,
+        archive: Archive,
+        remote: Remote,
+        policy: rules.Policy,
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._organization = organization
+        self._view = view
+        self._metadata = metadata
+        self._content = content
+        self._downloader = downloader
+        self._journal = journal
+        self._spool = spool
+        self._archive = archive
+        self._remote = remote
+        self._policy = policy
+        self._on_start = on_start
+        self._renames = Renames(
+            view=view, metadata=metadata, journal=journal, spool=spool, remote=remote, policy=policy
+        )
+        self._lock = threading.Lock()
+        self._handles: dict[int, Handle] = {}
+        self._numbers = itertools.count(1)
+
+    def start(self) -> None:
+        """Begin to work, in the process that serves the mount: threads do not survive a fork."""
+        self._on_start()
+
+    # Looking
+
+    def getattr(self, path: str | None, handle: int | None = None) -> Attributes:
+        """stat(2), and fstat(2) when a handle is given: the handle decides, the path may be None then."""
+        if handle is None:
+            assert path is not None  # The adapter gives one of them.
+            return self._view.attributes(self._view.resolve(path))
+        opened = self._handle(handle)
+        if opened.file is not None:
+            return self._view.file_attributes(opened.file)
+        assert opened.image is not None  # What is open and not local is an image.
+        return self._view.image_attributes(opened.image)
+
+    def opendir(self, path: str) -> Listing:
+        """What is in a folder."""
+        node = self._view.resolve(path)
+        if not isinstance(node, (RootNode, FolderNode)):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        return self._view.listing(node)
+
+    def statfs(self) -> StatFs:
+        """df: the organization's quota, as far as the spool's disk can take it. Asks the service nothing."""
+        datasets = self._metadata.datasets().values()
+        used = sum(d.total_size for d in datasets)
+        files = sum(d.image_count for d in datasets)
+        total = max(self._organization.max_storage_bytes, used)
+        free = total - used
+        available = min(free, self._spool.free_bytes())
+        files_free = max(0, self._organization.max_images - files)
+        return StatFs(
+            block_size=BLOCK_BYTES,
+            blocks=total // BLOCK_BYTES,
+            blocks_free=free // BLOCK_BYTES,
+            blocks_available=available // BLOCK_BYTES,
+            files=files + files_free,
+            files_free=files_free,
+            name_max=namespace.NAME_MAX_BYTES,
+        )
+
+    # Opening, reading
+
+    def open(self, path: str, flags: int) -> int:
+        """Open a file. O_TRUNC is honoured; what may be written at all, `create` and the table say."""
+        node = self._view.resolve(path)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        if isinstance(node, (RootNode, FolderNode)):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if writes:
+            self._policy.check_upload(path, node.dataset)
+        if isinstance(node, LocalNode):
+            file = self._open_local(node)
+            if writes and flags & os.O_TRUNC:
+                file.truncate(0)
+            return self._add(Handle(path, file=file, writable=writes))
+        if not writes:
+            return self._add(Handle(path, reader=self._downloader.open(node.image), image=node.image))
+        if not self._policy.overwrite:
+            raise rules.refusal(
+                errno.EEXIST, path, "an uploaded image is never changed in place (see -o overwrite)"
+            )
+        return self._add(Handle(path, file=self._open_image_for_writing(node, flags), writable=True))
+
+    def create(self, path: str, mode: int, flags: int) -> int:
+        """Make a file, or open the one that is there unless O_EXCL."""
+        try:
+            self._view.resolve(path)
+        except FileNotFoundError:
+            pass
+        else:
+            if flags & os.O_EXCL:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+            return self.open(path, flags)
+        dataset, key = self._view.place(path)
+        self._policy.check_upload(path, dataset)
+        rules.check_name(path, key.filename)
+        file = LocalFile(key, self._spool, self._spool.create())
+        return self._add(Handle(path, file=self._register(file), writable=True))
+
+    def read(self, handle: int, size: int, offset: int) -> bytes:
+        """Up to `size` bytes; fewer only at the end of the file."""
+        opened = self._handle(handle)
+        if opened.reader is not None:
+            return opened.reader.read(size, offset)
+        assert opened.file is not None  # A handle has a reader or a file.
+        return opened.file.read(size, offset)
+
+    def write(self, handle: int, data: memoryview, offset: int) -> int:
+        """Write into the spool; how many bytes were written."""
+        return self._writable(handle).write(data, offset)
+
+    def truncate(self, path: str | None, length: int, handle: int | None = None) -> None:
+        """Cut or extend a file, open or not."""
+        if handle is not None:
+            self._writable(handle).truncate(length)
+            return
+        assert path is not None  # The adapter gives one of them.
+        own = self.open(path, os.O_WRONLY)
+        try:
+            self._writable(own).truncate(length)
+            self.flush(own)
+        finally:
+            self.release(own)
+
+    def _open_local(self, node: LocalNode) -> LocalFile:
+        file = node.file
+        if file is None:
+            assert node.upload is not None  # A LocalNode has a file or an upload.
+            file = LocalFile(node.key, self._spool, self._spool.open(node.upload.spool_name), node.upload)
+        return self._register(file)
+
+    def _open_image_for_writing(self, node: ImageNode, flags: int) -> LocalFile:
+        """`-o overwrite`: a local file that will take the image's place."""
+        key = Key(node.dataset.id, node.folder, node.image.filename)
+        spool_file = self._spool.create()
+        file = LocalFile(key, self._spool, spool_file)
+        file.replaces_image_id = node.image.id
+        if not flags & os.O_TRUNC:
+            reader = self._downloader.open(node.image)
+            try:
+                offset = 0
+                while data := reader.read(COPY_BYTES, offset):
+                    offset += spool_file.pwrite(data, offset)
+            except BaseException:
+                file.close()
+                raise
+            finally:
+                reader.close()
+        return self._register(file)
+
+    def _register(self, file: LocalFile) -> LocalFile:
+        """Count one more handle on the file; whoever opened the same place a moment earlier wins."""
+        with self._lock:
+            earlier = self._view.open_file(file.key)
+            if earlier is not None and earlier is not file:
+                file.close()
+                file = earlier
+            file.handles += 1
+            self._view.opened(file)
+        return file
+
+    def _add(self, handle: Handle) -> int:
+        with self._lock:
+            number = next(self._numbers)
+            self._handles[number] = handle
+        return number
+
+    def _handle(self, number: int) -> Handle:
+        with self._lock:
+            handle = self._handles.get(number)
+        if handle is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return handle
+
+    def _writable(self, number: int) -> LocalFile:
+        """The file that a handle may write. Raises OSError(EBADF) if it may not."""
+        handle = self._handle(number)
+        if handle.file is None or not handle.writable:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), handle.path)
+        return handle.file
+
+    # Closing: the bytes are handed to the journal
+
+    def flush(self, handle: int) -> None:
+        """close(2), once per descriptor: hand what was written to the journal. Raises what close returns."""
+        opened = self._handle(handle)
+        if opened.file is not None and opened.writable:
+            upload = self._commit(opened.file)
+            if self._policy.sync and upload is not None:
+                rules.await_upload(self._journal, opened.path, upload, self._policy.upload_wait_s)
+
+    def fsync(self, handle: int) -> None:
+        """fsync(2): returns when the image is on the service (a working name: when it is on the disk)."""
+        opened = self._handle(handle)
+        if opened.file is None:
+            return
+        upload = self._commit(opened.file)
+        if upload is not None:
+            rules.await_upload(self._journal, opened.path, upload, self._policy.upload_wait_s)
+
+    def release(self, handle: int) -> None:
+        """The last descriptor is closed."""
+        with self._lock:
+            opened = self._handles.pop(handle, None)
+        if opened is None:
+            return
+        if opened.reader is not None:
+            opened.reader.close()
+        if opened.file is not None:
+            self._unregister(opened.file)
+
+    def _unregister(self, file: LocalFile) -> None:
+        with self._lock:
+            file.handles -= 1
+            if file.handles:
+                return
+            self._view.closed(file)
+        file.close()
+
+    def _commit(self, file: LocalFile) -> Upload | None:
+        """Hand a file's bytes to the journal; the row that holds them, or None once they are an image.
+
+        Raises OSError: the bytes are not whole, or could not be kept.
+        """
+        with file.lock:
+            if file.phase is Phase.FAILED:
+                raise OSError(file.errno, os.strerror(file.errno), file.key.filename)
+            if file.phase is Phase.COMMITTED or file.unlinked:
+                return file.upload
+            try:
+                file.spool_file.fsync()
+                new = self._describe(file)
+                upload = (
+                    self._journal.add(new)
+                    if file.upload is None
+                    else self._journal.replace(file.upload.id, new)
+                )
+            except OSError as error:
+                file.fail(error)
+                raise
+            file.committed(upload)
+        self._view.changed()
+        if upload.state is State.HELD:
+            log.info("%s is held here: %s", file.key.filename, upload.reason)
+        return upload
+
+    def _describe(self, file: LocalFile) -> NewUpload:
+        key = file.key
+        state, reason, width, height = rules.judge(file.spool_file.path, key.filename, file.size_bytes())
+        return NewUpload(
+            dataset_id=key.dataset_id,
+            folder=key.folder,
+            filename=key.filename,
+            spool_name=file.spool_file.name,
+            size_bytes=file.size_bytes(),
+            mtime_ns=file.modified_ns(),
+            width=width,
+            height=height,
+            state=state,
+            reason=reason,
+            replaces_image_id=file.replaces_image_id,
+        )
+
+    # Removing, moving, making folders
+
+    def unlink(self, path: str) -> None:
+        """rm: forget what is not uploaded yet, archive what is."""
+        node = self._view.resolve(path)
+        if isinstance(node, (RootNode, FolderNode)):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        self._policy.check_change(path)
+        if isinstance(node, LocalNode):
+            self._renames.forget(node)
+        else:
+            self._archive_image(path, node.dataset, node.image)
+
+    def _archive_image(self, path: str, dataset: Dataset, image: Image) -> None:
+        self._archive.add(image.id, dataset.id, path, folder=image.directory_path, filename=image.filename)
+        self._metadata.forget(dataset.id, image.id)
+        self._view.changed()
+
+    def mkdir(self, path: str) -> None:
+        """Make a folder; in the root, a dataset."""
+        try:
+            self._view.resolve(path)
+        except FileNotFoundError:
+            pass
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        parent_path, _, name = path.rpartition("/")
+        parent = self._view.resolve(parent_path)
+        server_name = rules.server_name(path, name)
+        if isinstance(parent, RootNode):
+            self._policy.check_change(path)
+            self._remote.create_dataset(server_name)
+            self._metadata.forget_datasets()
+        elif isinstance(parent, FolderNode):
+            self._policy.check_change(path)
+            folder = namespace.join([*namespace.components(parent.path), server_name])
+            directory = self._remote.create_directory(parent.dataset.id, folder)
+            self._metadata.change(parent.dataset.id, lambda tree: _add_folder(tree, folder, directory))
+        else:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        self._view.changed()
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty folder. An empty dataset is archived, never deleted."""
+        node = self._view.resolve(path)
+        if isinstance(node, RootNode):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+        if not isinstance(node, FolderNode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        self._policy.check_change(path)
+        if not self._view.is_empty(node):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        # What was removed from it a moment ago must be gone on the service as well.
+        if not self._archive.flush(node.dataset.id, self._policy.upload_wait_s):
+            raise rules.refusal(errno.EIO, path, "the images removed from it could not be archived yet")
+        if node.path == "/":
+            self._remote.archive_dataset(node.dataset.id)
+            self._metadata.forget_datasets()
+        else:
+            self._remote.delete_directory(node.dataset.id, node.path)
+            self._metadata.change(node.dataset.id, lambda tree: tree.remove_folder(node.path))
+        self._view.changed()
+
+    def rename(self, old: str, new: str, flags: int = 0) -> None:
+        """mv; see `fs/rename`."""
+        self._renames.rename(old, new, flags)
+
+    # Times, owners, attributes
+
+    def utimens(
+        self, path: str | None, atime_ns: int | None, mtime_ns: int | None, handle: int | None = None
+    ) -> None:
+        """Keep a modification time, in ns since 1970, for good. None leaves it; access times are not kept."""
+        if mtime_ns is None:
+            return
+        if handle is not None:
+            opened = self._handle(handle)
+            if opened.image is not None:
+                self._keep_time(opened.image.id, mtime_ns)
+            elif opened.file is not None:
+                self._set_file_time(opened.file, mtime_ns)
+            return
+        assert path is not None  # The adapter gives one of them.
+        node = self._view.resolve(path)
+        if isinstance(node, LocalNode) and node.file is not None:
+            self._set_file_time(node.file, mtime_ns)
+        elif isinstance(node, LocalNode) and node.upload is not None:
+            self._journal.set_mtime(node.upload.id, mtime_ns)
+        elif isinstance(node, ImageNode):
+            self._keep_time(node.image.id, mtime_ns)
+        elif isinstance(node, FolderNode):
+            self._keep_time(node.identity, mtime_ns)
+        self._view.changed()
+
+    def _set_file_time(self, file: LocalFile, mtime_ns: int) -> None:
+        with file.lock:
+            file.mtime_ns = mtime_ns
+            if file.upload is not None:
+                file.upload = self._journal.set_mtime(file.upload.id, mtime_ns) or file.upload
+            elif file.is_image and file.replaces_image_id is not None:
+                self._keep_time(file.replaces_image_id, mtime_ns)
+        self._view.changed()
+
+    def _keep_time(self, identity: str, mtime_ns: int) -> None:
+        self._journal.set_image_mtime(identity, mtime_ns)
+        self._view.set_time(identity, mtime_ns)
+
+    def chmod(self, path: str, mode: int) -> None:
+        """Accepted without effect, since `cp -p`, rsync -a and tar must not fail."""
+        self._view.resolve(path)
+
+    def chown(self, path: str, uid: int, gid: int) -> None:
+        """Accepted without effect, like chmod."""
+        self._view.resolve(path)
+
+    def getxattr(self, path: str, name: str) -> bytes:
+        """The value of `user.pictograph.…`. Raises OSError: ENODATA for any other name."""
+        # The kernel asks for security.capability with each file written: not worth a look-up.
+        value = self._xattrs(path).get(name) if name.startswith(xattrs.PREFIX) else None
+        if value is None:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), path)
+        return value().encode()
+
+    def listxattr(self, path: str) -> list[str]:
+        """The names of the attributes that a file has."""
+        return list(self._xattrs(path))
+
+    def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
+        """Refused: what the attributes show is changed on the service."""
+        self._refuse_xattr(path, name)
+
+    def removexattr(self, path: str, name: str) -> None:
+        """Refused, like setxattr."""
+        self._refuse_xattr(path, name)
+
+    def _refuse_xattr(self, path: str, name: str) -> None:
+        if not name.startswith(xattrs.PREFIX):
+            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP), path)
+        raise rules.refusal(errno.EPERM, path, f"{name} is read only")
+
+    def _xattrs(self, path: str) -> dict[str, Callable[[], str]]:
+        node = self._view.resolve(path)
+        if isinstance(node, ImageNode):
+            return xattrs.of_image(node.image, self._metadata.image)
+        if isinstance(node, LocalNode):
+            return xattrs.of_upload(node.upload)
+        return {}
+
+    # What others tell the drive
+
+    def landed(self, upload: Upload, image: Image) -> None:
+        """The uploader has registered an image; its row and its spool file are still there."""
+        key = Key(upload.dataset_id, upload.folder, upload.filename)
+        if image.file_size == upload.size_bytes:  # else the service stored other bytes (HEIC as PNG)
+            self._content.adopt(image.id, self._spool.path(upload.spool_name))
+        self._view.landed(upload, image)
+        self._metadata.adopt(image)
+        file = self._view.open_file(key)
+        if file is not None:
+            with file.lock:
+                if file.upload is not None and file.upload.id == upload.id:
+                    file.landed(image.id)
+        self._view.changed()
+
+    def archived(self, dataset_id: str, image_id: str) -> None:
+        """An image is archived now: a listing that was asked for before must not bring it back."""
+        self._metadata.forget(dataset_id, image_id)
+        self._view.changed()
+
+    def not_archived(self, dataset_id: str, path: str, reason: str) -> None:
+        """The service refused to archive an image: it is shown again."""
+        log.warning("%s was not removed: %s", path, reason)
+        self._metadata.refresh(dataset_id)
+        self._view.changed()
+
+    def being_written(self) -> int:
+        """How many files are open with bytes that the journal does not have yet."""
+        return sum(file.phase is Phase.WRITING for file in self._view.open_files())
+
+    def refresh(self, path: str) -> None:
+        """`pictofs refresh`: ask the service again at the next look."""
+        node = self._view.resolve(path)
+        self._metadata.refresh(None if isinstance(node, RootNode) else node.dataset.id)
+        self._view.changed()
+
+
+def _add_folder(tree: Tree, path: str, directory: Directory) -> None:
+    tree.add_folder(path, directory)
