@@ -1,0 +1,391 @@
+"""The life of a mount: everything is built here, in one exit stack, and taken down in reverse.
+
+The only composition root: rooms below get what they need from here as callables and Protocols. Started in
+the order that teardown reverses: log, client, account's lock, journal, caches, queues, drive, control
+socket, FUSE. When FUSE ends (unmounted, or SIGTERM) the queues drain up to a deadline; what remains is in
+the journal, and the next mount goes on with it. A crash leaves ENOTCONN at the mount point, which the next
+mount clears.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pictofs import imagefile
+from pictofs.api.client import Client
+from pictofs.api.credentials import Credentials
+from pictofs.api.models import Organization
+from pictofs.cache.content import ContentCache
+from pictofs.cache.metadata import MetadataCache
+from pictofs.fs import fuse
+from pictofs.fs.errnos import errno_of
+from pictofs.fs.rules import Policy
+from pictofs.fs.vfs import Vfs
+from pictofs.fs.view import ImageNode, Owner, View
+from pictofs.mount import accounts, daemon, mountinfo, notify
+from pictofs.mount.control import ControlServer, MountRecord, socket_path, write_record
+from pictofs.mount.handlers import Parts, Progress, build_handlers
+from pictofs.mount.problems import MountError, sentence
+from pictofs.mount.remote import DatasetNames, Queue, Service
+from pictofs.mount.status import Tally, Waiting
+from pictofs.mount.uploads import UploadDesk
+from pictofs.settings import MountSettings
+from pictofs.transfer.archive import ArchiveQueue
+from pictofs.transfer.download import Downloader
+from pictofs.transfer.journal import Journal, Upload
+from pictofs.transfer.lock import StateLock
+from pictofs.transfer.spool import Spool
+from pictofs.transfer.upload import Uploader
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES = 5 << 20
+"""The log is turned over at this size, and one older file is kept: weeks of refusals and failures."""
+
+DRAIN_SLICE_S = 1.0
+"""How often a draining process looks at its signals and tells systemd that it is alive."""
+
+LOW_BUDGET = 0.1
+"""Share of the hour's requests below which nothing is asked in the background (semantics.md)."""
+
+
+def mount(settings: MountSettings, credentials: Credentials, mountpoint: Path, *, foreground: bool) -> int:
+    """Mount the drive; returns the exit status. In the background it returns once the drive answers.
+
+    Raises:
+        MountError: with a sentence for the user; other exceptions are for `problems.sentence`.
+    """
+    _check_mountpoint(mountpoint)
+    if foreground:
+        _serve(settings, credentials, mountpoint, lambda: None, foreground=True)
+    else:
+        daemon.serve_in_background(
+            lambda ready: _serve(settings, credentials, mountpoint, ready, foreground=False)
+        )
+    return 0
+
+
+def _check_mountpoint(mountpoint: Path) -> None:
+    if mountinfo.is_dead(mountpoint):
+        mountinfo.detach(mountpoint, lazy=True)
+    there = mountinfo.entry(mountpoint)
+    if there is not None and there.is_fuse:
+        raise MountError(f"{mountpoint} is mounted already; `pictofs umount {mountpoint}` takes it down.")
+    if not mountpoint.exists():
+        raise MountError(
+            f"the mount point {mountpoint} does not exist; make it with `mkdir -p {mountpoint}`."
+        )
+    if not mountpoint.is_dir():
+        raise MountError(f"the mount point {mountpoint} is not a folder; choose or make an empty one.")
+    if any(mountpoint.iterdir()):
+        raise MountError(
+            f"the mount point {mountpoint} is not empty; its files would be hidden. Choose another."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """Whose drive it is, and where what belongs to it is kept."""
+
+    organization: Organization
+    label: str
+    state: Path
+    cache: Path
+
+
+def _account(settings: MountSettings, credentials: Credentials, organization: Organization) -> _Account:
+    host = urlsplit(credentials.base_url).netloc.replace(":", "_")
+    folder = f"{host}-{organization.id}".replace("/", "_")
+    return _Account(
+        organization,
+        f"{organization.name} on {host}",
+        settings.state_dir / folder,
+        settings.cache_dir / folder,
+    )
+
+
+def _serve(
+    settings: MountSettings,
+    credentials: Credentials,
+    mountpoint: Path,
+    ready: Callable[[], None],
+    *,
+    foreground: bool,
+) -> None:
+    """Build the drive, serve it until it is unmounted, drain, and take all down."""
+    with ExitStack() as stack:
+        stack.enter_context(_logging(settings, foreground=foreground))
+        try:
+            mounted = _Mount(settings, credentials, mountpoint, stack)
+            mounted.serve(ready)
+            mounted.drain()
+        except Exception as error:
+            log.error("%s", sentence(error), exc_info=settings.log_level == "debug")
+            raise
+
+
+class _Mount:
+    """One mounted drive: its parts, and the few things that concern all of them."""
+
+    vfs: Vfs
+
+    def __init__(
+        self, settings: MountSettings, credentials: Credentials, mountpoint: Path, stack: ExitStack
+    ) -> None:
+        self._settings = settings
+        self._mountpoint = mountpoint
+        self._drain_timeout_s = settings.drain_timeout_s
+        self._stack = stack
+
+        client = self._client = stack.enter_context(
+            Client(credentials.api_key, base_url=credentials.base_url, timeout_s=settings.request_timeout_s)
+        )
+        names = DatasetNames(client)
+        service = self._service = Service(client, names)
+        # The queue has a patience of its own, and must hear of a rate limit at once.
+        queue = Queue(client.with_retries(1, retry_after_limit_s=0), names)
+        account = self._account = _account(settings, credentials, service.organization())
+
+        lock = StateLock(account.state, mount_point=str(mountpoint))
+        lock.acquire()
+        stack.callback(lock.release)
+        self._spool = Spool(account.state / accounts.SPOOL_NAME, min_free_bytes=settings.min_free_bytes)
+        self._journal = Journal(account.state / accounts.JOURNAL_NAME, self._spool, lock)
+        stack.callback(self._journal.close)
+        self._content = ContentCache(
+            account.cache / "images",
+            max_bytes=settings.cache_size_bytes,
+            min_free_bytes=settings.min_free_bytes,
+        )
+
+        self._uploader = Uploader(
+            self._journal,
+            self._spool,
+            queue,
+            workers=settings.workers,
+            content_type_of=imagefile.content_type_for,
+            errno_of=errno_of,
+            on_landed=lambda upload, image: self.vfs.landed(upload, image),
+            on_archived=lambda dataset_id, image_id: self.vfs.archived(dataset_id, image_id),
+        )
+        self._archive = ArchiveQueue(
+            self._journal,
+            queue,
+            api=self._uploader.api,
+            on_archived=lambda dataset_id, image_id: self.vfs.archived(dataset_id, image_id),
+            on_refused=lambda dataset_id, path, reason: self.vfs.not_archived(dataset_id, path, reason),
+            on_restored=lambda dataset_id, _image_id: metadata.refresh(dataset_id),
+        )
+        metadata = self._metadata = MetadataCache(
+            service,
+            ttl_s=settings.metadata_ttl_s,
+            only=settings.datasets,
+            hidden=self._journal.hidden,
+            may_revalidate=self._may_ask_behind,
+        )
+        _check_datasets(settings, metadata)
+        downloader = Downloader(
+            self._content,
+            service.open_stream,
+            correct_size=metadata.correct_size,
+            timeout_s=settings.request_timeout_s,
+        )
+        owner = Owner(settings.uid, settings.gid, settings.umask)
+        self.view = View(metadata, self._journal, owner, probe_size=service.size)
+        self.vfs = Vfs(
+            organization=account.organization,
+            view=self.view,
+            metadata=metadata,
+            content=self._content,
+            downloader=downloader,
+            journal=self._journal,
+            spool=self._spool,
+            archive=self._archive,
+            remote=service,
+            policy=Policy(settings.read_only, settings.sync, settings.overwrite, settings.upload_wait_s),
+            on_start=self._start,
+        )
+
+    def serve(self, ready: Callable[[], None]) -> None:
+        """Serve until the drive is unmounted or a signal comes."""
+
+        def on_ready() -> None:
+            log.info("%s is mounted at %s", self._account.label, self._mountpoint)
+            notify.ready()
+            ready()
+
+        settings = self._settings
+        fuse.mount(
+            self.vfs,
+            str(self._mountpoint),
+            fuse.MountOptions(
+                ro=settings.read_only,
+                allow_other=settings.allow_other,
+                default_permissions=settings.default_permissions,
+            ),
+            binding=settings.binding,
+            on_ready=on_ready,
+        )
+
+    def _start(self) -> None:
+        """What needs threads: queues and the control socket. Called when FUSE is about to serve."""
+        accounts.write_note(self._account.state, self._note())
+        self._uploader.start()
+        self._stack.callback(self._uploader.stop)
+        self._archive.start()
+        self._stack.callback(self._archive.stop)
+        record = MountRecord(
+            mountpoint=str(self._mountpoint),
+            pid=os.getpid(),
+            account=self._account.label,
+            account_dir=str(self._account.state),
+            started_s=time.time(),
+        )
+        runtime_dir = self._settings.runtime_dir
+        note = write_record(runtime_dir, record)
+        self._stack.callback(note.unlink, missing_ok=True)
+        self._stack.enter_context(
+            ControlServer(socket_path(runtime_dir, self._mountpoint), self._handlers(record))
+        )
+
+    # What the control socket is answered
+
+    def _handlers(self, record: MountRecord) -> Mapping[str, Callable[[Mapping[str, object]], object]]:
+        return build_handlers(
+            Parts(
+                record=record,
+                journal=self._journal,
+                desk=UploadDesk(self._journal, self._spool, self._path_of),
+                uploader=self._uploader,
+                progress=self._progress,
+                budget=lambda: self._client.budget,
+                cache=self._content,
+                path_of=self._path_of,
+                being_written=self.vfs.being_written,
+                removals=lambda: self._journal.removal_count,
+                refresh=self.vfs.refresh,
+                remove_permanently=self._remove_permanently,
+                unmount=self._unmount,
+            )
+        )
+
+    def _path_of(self, upload: Upload) -> str:
+        return accounts.path_of(self._note())(upload)
+
+    def _note(self) -> accounts.AccountNote:
+        """What the account and its datasets are called, for those who look when nothing is mounted."""
+        names = {dataset.id: name for name, dataset in self._metadata.datasets().items()}
+        return accounts.AccountNote(self._account.label, names)
+
+    def _progress(self) -> Progress:
+        status = self._uploader.status()
+        pause = status.waiting
+        return Progress(
+            landed=Tally(status.landed_files, status.landed_bytes),
+            rate_bytes_per_s=status.rate_bytes_per_s,
+            waiting=None
+            if pause is None
+            else Waiting(
+                pause.reason,
+                pause.since_ns / 1e9,
+                None if pause.until_ns is None else pause.until_ns / 1e9,
+            ),
+        )
+
+    def _may_ask_behind(self) -> bool:
+        """Whether enough of the hour's requests is left for questions that nobody waits for."""
+        budget = self._client.budget
+        if budget.limit is None or budget.remaining is None:
+            return True
+        return budget.remaining >= LOW_BUDGET * budget.limit
+
+    def _remove_permanently(self, path: str) -> None:
+        node = self.view.resolve(path)
+        if not isinstance(node, ImageNode):
+            raise MountError(f"{path} is not an uploaded image; only those can be deleted for good.")
+        result = self._service.delete_permanently(node.dataset.id, node.image.id)
+        if result.failed:
+            raise MountError(f"{path} was not deleted: {result.failed[0].reason}.")
+        self.vfs.archived(node.dataset.id, node.image.id)
+
+    def _unmount(self, drain_timeout_s: float) -> None:
+        self._drain_timeout_s = drain_timeout_s
+        mountinfo.detach(self._mountpoint)
+
+    # The end
+
+    def drain(self) -> None:
+        """Finish what is on its way, up to the deadline or the next signal; then say what remains."""
+        deadline = time.monotonic() + self._drain_timeout_s
+        with _interrupted() as interrupted:
+            while not interrupted.is_set() and (left_s := deadline - time.monotonic()) > 0:
+                notify.stopping(f"{len(self._journal.pending())} files are still going up")
+                if self._uploader.drain(min(DRAIN_SLICE_S, left_s)):
+                    break
+        accounts.write_note(self._account.state, self._note())
+        remaining = len(self._journal.pending())
+        if remaining:
+            log.warning(
+                "unmounted; %d files are not on the server yet: safe in %s, they go on at the next mount",
+                remaining,
+                self._account.state,
+            )
+        else:
+            log.info("unmounted; everything is on the server")
+
+
+@contextmanager
+def _interrupted() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set: whoever asked twice does not want to wait."""
+    event = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_datasets(settings: MountSettings, metadata: MetadataCache) -> None:
+    shown = metadata.datasets().values()
+    for name in settings.datasets:
+        if not any(name in (dataset.name, dataset.id) for dataset in shown):
+            raise MountError(
+                f"there is no dataset {name!r} in this organization; leave --dataset out to see all."
+            )
+
+
+@contextmanager
+def _logging(settings: MountSettings, *, foreground: bool) -> Iterator[None]:
+    """Log to standard error in the foreground, else to a file that is turned over."""
+    handler: logging.Handler
+    if settings.log_file is None and foreground:
+        handler = logging.StreamHandler(sys.stderr)
+    else:
+        path = settings.log_file or settings.state_dir / "pictofs.log"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = RotatingFileHandler(
+            path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8", errors="backslashreplace"
+        )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("pictofs")
+    root.addHandler(handler)
+    root.setLevel(settings.log_level.upper())
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,157 @@
+"""The client in the shapes that cache, transfer and fs ask for. No decisions, only translation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pictofs.api.client import Client
+from pictofs.api.errors import StorageError
+from pictofs.api.models import (
+    BatchResult,
+    Dataset,
+    Directory,
+    DownloadItem,
+    Image,
+    NewImage,
+    Organization,
+    RegisterResult,
+)
+from pictofs.cache.links import SignedLinks
+from pictofs.transfer.download import ByteStream
+
+LINK_EXPIRED = 403
+"""What storage answers to a signed URL after its time (wire contract)."""
+
+
+class DatasetNames:
+    """Names by id: the batch routes know datasets by name only. The last listing tells; else it is asked."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._names: dict[str, str] = {}
+
+    def learn(self, datasets: Sequence[Dataset]) -> None:
+        """Take in a fresh listing."""
+        self._names = {dataset.id: dataset.name for dataset in datasets}
+
+    def __getitem__(self, dataset_id: str) -> str:
+        name = self._names.get(dataset_id)
+        return self._client.datasets.get(dataset_id).name if name is None else name
+
+
+class Service:
+    """What the drive asks while a program waits."""
+
+    def __init__(self, client: Client, names: DatasetNames) -> None:
+        self._client = client
+        self._names = names
+        self._links = SignedLinks(self.links)
+
+    # cache.metadata.MetadataSource
+
+    def datasets(self) -> Sequence[Dataset]:
+        datasets = self._client.datasets.list()
+        self._names.learn(datasets)
+        return datasets
+
+    def contents(self, dataset_id: str) -> tuple[Dataset, Sequence[Image]]:
+        return self._client.datasets.contents(dataset_id)
+
+    def directories(self, dataset_id: str) -> Sequence[Directory]:
+        return self._client.directories.list(dataset_id)
+
+    def image(self, image_id: str) -> Image:
+        return self._client.images.get(image_id)
+
+    # fs.vfs.Remote
+
+    def organization(self) -> Organization:
+        return self._client.organization()
+
+    def create_dataset(self, name: str) -> Dataset:
+        return self._client.datasets.create(name)
+
+    def rename_dataset(self, dataset_id: str, new_name: str) -> Dataset:
+        return self._client.datasets.rename(dataset_id, new_name)
+
+    def archive_dataset(self, dataset_id: str) -> Dataset:
+        return self._client.datasets.archive(dataset_id)
+
+    def create_directory(self, dataset_id: str, path: str) -> Directory:
+        return self._client.directories.create(dataset_id, path)
+
+    def rename_directory(self, dataset_id: str, path: str, new_name: str) -> Directory:
+        return self._client.directories.rename(dataset_id, path, new_name)
+
+    def delete_directory(self, dataset_id: str, path: str) -> None:
+        self._client.directories.delete(dataset_id, path)
+
+    def move(self, dataset_id: str, image_ids: list[str], path: str) -> BatchResult:
+        return self._client.batch.move(self._names[dataset_id], image_ids, path)
+
+    def delete_permanently(self, dataset_id: str, image_id: str) -> BatchResult:
+        return self._client.batch.delete(self._names[dataset_id], [image_id], permanent=True)
+
+    # Bytes
+
+    def links(self, dataset_id: str) -> Sequence[DownloadItem]:
+        return self._client.datasets.download_urls(dataset_id)
+
+    @contextmanager
+    def open_stream(self, image: Image, offset: int) -> Iterator[ByteStream]:
+        """The image's bytes from an offset on: by signed link where there is one, else through the API."""
+        url = self._links.get(image)
+        if url is not None:
+            try:
+                with self._client.images.storage_get(url, offset) as stream:
+                    yield stream
+                    return
+            except StorageError as error:
+                self._links.expire(image, url)
+                if error.status != LINK_EXPIRED:
+                    raise
+            url = self._links.get(image)
+        opened = (
+            self._client.images.open_original(image.id, offset)
+            if url is None
+            else self._client.images.storage_get(url, offset)
+        )
+        with opened as stream:
+            yield stream
+
+    def size(self, image: Image) -> int | None:
+        """The size of an image that no listing knows, in bytes."""
+        url = self._links.get(image) or self._links.get(image)
+        return self._client.images.storage_size(url) if url else None
+
+
+class Queue:
+    """What the upload and archive queues send. See transfer.upload.UploadRemote."""
+
+    def __init__(self, client: Client, names: DatasetNames) -> None:
+        self._client = client
+        self._names = names
+
+    def upload_urls(self, dataset_id: str, images: Sequence[NewImage]) -> Sequence[str]:
+        return self._client.images.bulk_upload_urls(dataset_id, images)
+
+    def put(self, url: str, path: Path, content_type: str, timeout_s: float) -> None:
+        self._client.images.put_file(url, path, content_type, timeout_s=timeout_s)
+
+    def register(self, dataset_id: str, images: Sequence[NewImage], idempotency_key: str) -> RegisterResult:
+        return self._client.images.bulk_register(dataset_id, images, idempotency_key=idempotency_key)
+
+    def find(self, dataset_id: str, folder: str, filename: str | None) -> Sequence[Image]:
+        return list(self._client.images.iter(dataset_id, directory_path=folder, filename=filename))
+
+    def archive(self, dataset_id: str, image_ids: Sequence[str]) -> BatchResult:
+        return self._client.batch.delete(self._names[dataset_id], image_ids)
+
+    def restore(self, dataset_id: str, image_ids: Sequence[str]) -> BatchResult:
+        return self._client.batch.update(self._names[dataset_id], image_ids, is_archived=False)
+
+    def read(self, image: Image) -> Iterator[bytes]:
+        with self._client.images.open_original(image.id) as stream:
+            yield from stream
