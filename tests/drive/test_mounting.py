@@ -1,0 +1,134 @@
+"""Mounting and unmounting: every way it can fail is one plain sentence and a status that is not 0."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import mounts
+import pytest
+from drives import Drive, picture
+from sandbox_process import SandboxProcess
+
+pytestmark = pytest.mark.fuse
+
+
+def attempt(drive: Drive, mountpoint: Path | None = None, *arguments: str) -> str:
+    """Try to mount, which must fail; what it said, one line."""
+    done = drive.run("mount", str(mountpoint or drive.mnt), *arguments)
+    assert done.returncode not in (0, None)
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("pictofs: ")
+    assert mounts.mount_type(mountpoint or drive.mnt) is None or mountpoint is None
+    return lines[0]
+
+
+@pytest.fixture
+def unmounted(tmp_path: Path, sandbox: SandboxProcess) -> Drive:
+    return Drive(tmp_path, sandbox)
+
+
+def test_no_key(unmounted: Drive) -> None:
+    del unmounted.env["PICTOGRAPH_API_KEY"]
+    assert "PICTOGRAPH_API_KEY" in attempt(unmounted)
+
+
+def test_bad_key(unmounted: Drive) -> None:
+    unmounted.env["PICTOGRAPH_API_KEY"] = "pk_live_wrong_0123456789"
+    words = attempt(unmounted)
+    assert "key" in words
+    assert "pk_live_wrong" not in words + unmounted.log()
+
+
+def test_unreachable_server(unmounted: Drive) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        unmounted.env["PICTOGRAPH_BASE_URL"] = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        assert "network" in attempt(unmounted)
+
+
+def test_mount_point_missing_or_no_folder_or_full(unmounted: Drive, tmp_path: Path) -> None:
+    assert "does not exist" in attempt(unmounted, tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    assert "not a folder" in attempt(unmounted, tmp_path / "file")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    assert "not empty" in attempt(unmounted, tmp_path / "full")
+
+
+def test_mounted_already_here_or_elsewhere(drive: Drive, tmp_path: Path) -> None:
+    assert "mounted already" in attempt(drive)
+    (tmp_path / "second").mkdir()
+    words = attempt(drive, tmp_path / "second")
+    assert str(drive.mnt) in words
+    assert mounts.mount_type(tmp_path / "second") is None
+    assert os.listdir(drive.mnt) == ["photos"]
+
+
+def test_no_fuse(unmounted: Drive) -> None:
+    unmounted.env["FUSE_LIBRARY_PATH"] = "/nowhere/libfuse.so"
+    assert "fuse" in attempt(unmounted).lower()
+
+
+def test_unknown_dataset(unmounted: Drive) -> None:
+    assert "'nothing'" in attempt(unmounted, None, "--dataset", "nothing")
+
+
+def test_unknown_option(unmounted: Drive) -> None:
+    assert "sparkle" in attempt(unmounted, None, "-o", "sparkle")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_unmounts_cleanly(tmp_path: Path, sandbox: SandboxProcess, number: signal.Signals) -> None:
+    drive = Drive(tmp_path, sandbox)
+    command = [sys.executable, "-m", "pictofs", "mount", str(drive.mnt), "--foreground"]
+    with mounts.mount_process(command, drive.mnt, tmp_path / "words", env=drive.env) as served:
+        (drive.mnt / "photos" / "x.jpg").write_bytes(picture(1))
+        assert served.stop(number) == 0
+        assert "everything is on the server" in served.words()
+    assert set(drive.images("photos")) == {"/x.jpg"}
+
+
+def test_after_kill_9_the_mount_point_says_so_and_the_next_mount_clears_it(drive: Drive) -> None:
+    drive.kill()
+    with pytest.raises(OSError, match="not connected"):
+        os.listdir(drive.mnt)
+    drive.mount()
+    assert os.listdir(drive.mnt) == ["photos"]
+
+
+def test_umount_of_nothing(unmounted: Drive) -> None:
+    done = unmounted.run("umount", str(unmounted.mnt))
+    assert done.returncode == 1
+    assert "nothing is mounted" in done.stderr
+
+
+def test_the_key_is_in_no_process_list_and_no_log(drive: Drive) -> None:
+    (drive.mnt / "photos" / "x.jpg").write_bytes(picture(1))
+    assert drive.wait().returncode == 0
+    for pid in drive.pids():
+        assert drive.sandbox.api_key.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert drive.sandbox.api_key not in drive.log()
+    shown = drive.run("config", check=True)
+    assert drive.sandbox.api_key not in shown.stdout + shown.stderr
+
+
+@pytest.mark.parametrize("binding", ["mfusepy", "fusepy"])
+def test_each_binding(tmp_path: Path, sandbox: SandboxProcess, binding: str) -> None:
+    with Drive(tmp_path, sandbox, "--binding", binding) as drive:
+        subprocess.run(
+            ["bash", "-c", f"cp {__file__} {drive.mnt}/photos/x.jpg && ls -l {drive.mnt}/photos"],
+            check=True,
+            capture_output=True,
+        )
+        (drive.mnt / "photos" / "y.jpg").write_bytes(picture(1))
+        assert (drive.mnt / "photos" / "y.jpg").read_bytes() == picture(1)
+        assert drive.wait().returncode == 1  # this very file is no image, so it is held
+        assert drive.download("photos", "/y.jpg") == picture(1)
