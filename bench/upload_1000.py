@@ -2,8 +2,8 @@
 
     python bench/upload_1000.py [--files 1000] [--kilobytes 100] [--latency-ms 50]
 
-Prints how long it takes until all is on the server (pictofs, and `images.upload_from_directory` with 8 workers),
-and how long `cp -r` itself takes (onto the drive, and onto the local disk with fsync for each file). Machines
+Prints how long it takes until all is on the server (pictofs; `images.upload_from_directory` with 8 workers),
+and how long `cp -r` itself takes (onto the drive; onto the local disk with fsync for each file). Machines
 are noisy: quote the ratios. docs/BENCHMARKS.md has what was measured.
 """
 

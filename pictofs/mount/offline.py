@@ -7,7 +7,6 @@ readers and the one writer apart.
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,11 +33,11 @@ class _Look:
         if not path.exists():
             raise OfflineError(f"there is no journal at {path}.")
         try:
-            with contextlib.closing(Ledger(path)) as ledger, ledger.changed:
+            with contextlib.closing(Ledger(path, read_only=True)) as ledger, ledger.changed:
                 self._counts = ledger.mirror.counts()
                 self._rows = list(ledger.mirror.shown())
                 self.removals = len(ledger.mirror.removals)
-        except (OSError, JournalError, sqlite3.Error) as error:
+        except (OSError, JournalError) as error:
             raise OfflineError(str(error)) from None
 
     def counts(self) -> dict[State, Tally]:

@@ -96,6 +96,37 @@ def test_a_signal_unmounts_cleanly(tmp_path: Path, sandbox: SandboxProcess, numb
     assert set(drive.images("photos")) == {"/x.jpg"}
 
 
+def test_systemd_is_told_when_the_drive_answers_and_that_it_stops(
+    tmp_path: Path, sandbox: SandboxProcess
+) -> None:
+    drive = Drive(tmp_path, sandbox)
+    command = [sys.executable, "-m", "pictofs", "mount", str(drive.mnt), "--foreground"]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        env = {**drive.env, "NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with mounts.mount_process(command, drive.mnt, tmp_path / "words", env=env) as served:
+            assert systemd.recv(1000) == b"READY=1"
+            assert served.stop() == 0
+            told = systemd.recv(1000)
+    assert told.startswith(b"STOPPING=1")
+    assert b"EXTEND_TIMEOUT_USEC=" in told
+
+
+def test_what_is_not_sent_when_draining_ends_is_said_and_goes_on_at_the_next_mount(drive: Drive) -> None:
+    drive.sandbox.faults(stall=["stuck"])
+    (drive.mnt / "photos" / "stuck.jpg").write_bytes(picture(1))
+    (drive.mnt / "photos" / "fine.jpg").write_bytes(picture(2))
+    done = drive.umount("--drain-timeout", "5s")
+    assert "1 file" in done.stdout + done.stderr
+    assert set(drive.images("photos")) == {"/fine.jpg"}
+    drive.sandbox.clear_faults()
+    assert "stuck.jpg" in drive.run("uploads", "list", check=True).stdout
+    drive.mount()
+    assert drive.wait().returncode == 0
+    assert set(drive.images("photos")) == {"/fine.jpg", "/stuck.jpg"}
+
+
 def test_after_kill_9_the_mount_point_says_so_and_the_next_mount_clears_it(drive: Drive) -> None:
     drive.kill()
     with pytest.raises(OSError, match="not connected"):
