@@ -4,7 +4,7 @@ Owns the journal's removals from the wish to the answer, and one thread. What co
 request, and so does what comes while a request is under way. Also brings back images whose replacement was
 refused.
 
-Lock order: `ArchiveQueue._lock`, then the journal's. Not held while the service is asked or the drive is told.
+Lock order: `ArchiveQueue._lock`, then the journal's. Not held while the service or the drive is called.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ _QUIET_S = 0.05
 _OLDEST_S = 2.0  # the longest that a removal waits for others; rm -r of a big tree then takes a few requests
 _PROBLEMS = 100  # the latest, for status
 _UNDECIDED_S = 60.0  # after a refused batch whose guilty were too many to single out
+
+_GONE = "not found"
+_NOT_FOUND_BUT_LISTED = "the service lists it, and will not find it to archive it"
 
 
 class ArchiveRemote(Protocol):
@@ -194,18 +197,22 @@ class ArchiveQueue:
         try:
             result = ask(first.dataset_id, [removal.image_id for removal in removals])
         except NotFoundError:
-            if len(removals) == 1 or not self._has_dataset(first):
-                return {removal.id: "not found" for removal in removals}
+            listed = self._listed_ids(first)
+            if listed is None or (len(removals) == 1 and first.image_id not in listed):
+                return dict.fromkeys((removal.id for removal in removals), _GONE)
+            if first.image_id in listed:  # so it was not about the image; who knows what the service missed
+                return dict.fromkeys((removal.id for removal in removals), _NOT_FOUND_BUT_LISTED)
             raise
         reasons = {failure.id: failure.reason for failure in result.failed}
         return {r.id: reasons[r.image_id] for r in removals if r.image_id in reasons}
 
-    def _has_dataset(self, removal: Removal) -> bool:
+    def _listed_ids(self, removal: Removal) -> set[str] | None:
+        """Ids of the images at a removal's place, None when its dataset is gone."""
         try:
-            self._remote.find(removal.dataset_id, removal.folder, removal.filename)
+            images = self._remote.find(removal.dataset_id, removal.folder, removal.filename)
         except NotFoundError:
-            return False
-        return True
+            return None
+        return {image.id for image in images}
 
     def _record(self, answer: Answer[Removal, dict[int, str]]) -> None:
         if answer.result is not None:

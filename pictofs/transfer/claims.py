@@ -2,9 +2,10 @@
 
 One transaction per step, so that a crash between any two leaves a state that the next start understands:
 
-    QUEUED ── claim ─▶ SENDING ── begin_registration ─▶ SENDING, in a registration ── settle ─▶ DONE ── finish ─▶ gone
-    no registration: nothing was registered, the row is queued again
-    a registration: it was or was not received; the very same request is sent again and its answer counts
+    QUEUED ─claim─▶ SENDING ─begin_registration─▶ SENDING, registered? ─settle─▶ DONE ─finish─▶ gone
+
+    SENDING without a registration: nothing was registered, the row is queued again
+    SENDING with one: it was or was not received; the very same request is sent again, and its answer counts
     DONE: registered for certain; only the drive has still to be told
 
 Thread-safe. Lock order: that of `journal_core`.
@@ -35,8 +36,8 @@ __all__ = ["Claims"]
 
 
 class Claims:
-    """See the module. Every method that changes rows raises OSError (ENOSPC, EIO) and has changed nothing then;
-    EBADF when the journal is closed."""
+    """See the module. Every method that changes rows raises OSError (ENOSPC, EIO) and has changed nothing
+    then; EBADF when the journal is closed."""
 
     def __init__(self, core: JournalCore) -> None:
         self._core = core
@@ -65,7 +66,7 @@ class Claims:
     def claim(self, limit: int, max_bytes: int) -> list[Upload]:
         """Take QUEUED rows of one dataset, oldest first, into SENDING.
 
-        At most `limit` rows, and `max_bytes` unless the first alone has more. None whose place is not settled.
+        At most `limit` rows, and `max_bytes` unless the first alone has more; none whose place is unsettled.
         """
         with self._core.ledger.transaction(durable=False) as transaction:
             rows = list(self._claimable(limit, max_bytes))
@@ -143,7 +144,7 @@ class Claims:
         """
         landed, refused, again = landed or {}, refused or {}, again or {}
         images = [image.id for image in landed.values()]
-        if len(set(images)) < len(images) or not self.adopted().isdisjoint(images):
+        if len(set(images)) < len(images) or any(map(self.is_adopted, images)):
             raise ValueError(f"an image for two uploads: {sorted(images)}")
         with self._core.ledger.transaction() as transaction:
             rows = self._core.mirror.rows
@@ -212,12 +213,11 @@ class Claims:
         reach(CrashPoint.SPOOL_REMOVED)
         self._core.tell()
 
-    def adopted(self) -> frozenset[str]:
-        """Ids of the images that are known to be another row's, or on their way out."""
+    def is_adopted(self, image_id: str) -> bool:
+        """Whether an image is known to be another row's, of now or earlier, or on its way out."""
         with self._core.changed:
-            mirror = self._core.mirror
-            images = [row.image for row in (*mirror.rows.values(), *self._core.landed.values())]
-            return mirror.hidden().union(image.id for image in images if image is not None)
+            # Each image that ever landed from here has a modification time.
+            return self._core.mirror.is_adopted(image_id) or image_id in self._core.ledger.mtimes
 
     def hurry(self) -> None:
         """Let rows that rest be claimed at once."""

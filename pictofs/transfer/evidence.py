@@ -1,13 +1,13 @@
 """Finding out, never guessing: is this file on the service already?
 
-Asked when a registration's answer was lost for good, or says a name is taken that we may have taken ourselves.
-Listings say what is there; bytes say whose it is. Changes nothing, here or there.
+Asked when a registration's answer was lost for good, or says a name is taken that we may have taken
+ourselves. Listings say what is there; bytes say whose it is. Changes nothing, here or there.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Protocol
@@ -65,22 +65,25 @@ class Evidence:
         self,
         files: Sequence[tuple[Upload, NewImage]],
         *,
-        strangers: Iterable[Image],
-        taken: Iterable[str],
+        strangers: Sequence[Image],
+        is_taken: Callable[[str], bool],
         since_ns: int,
     ) -> dict[int, Finding]:
         """What became of files of one dataset, by upload id.
 
         Args:
             strangers: images that were registered in the same request, whose file is not known.
-            taken: ids of images that are others'.
+            is_taken: whether the image of this id is another file's.
             since_ns: when the registration in question was first sent.
 
         Raises:
             PictographError: the service did not answer; nothing is known then.
         """
-        spoken_for = set(taken)
-        candidates = [image for image in strangers if image.id not in spoken_for]
+        ours: set[str] = set()
+
+        def is_free(image: Image) -> bool:
+            return image.id not in ours and not is_taken(image.id)
+
         by_folder: dict[str, list[tuple[Upload, NewImage]]] = {}
         for upload, new in files:
             by_folder.setdefault(upload.folder, []).append((upload, new))
@@ -88,10 +91,10 @@ class Evidence:
         for folder_files in by_folder.values():
             listing = _Listing(self._remote, folder_files[0][0], whole=len(folder_files) >= _LIST_FOLDER_FROM)
             for upload, new in folder_files:
-                finding = self._examine_one(upload, new, listing, candidates, spoken_for, since_ns)
+                finding = self._examine_one(upload, new, listing, strangers, is_free, since_ns)
                 findings[upload.id] = finding
                 if finding.image is not None:
-                    spoken_for.add(finding.image.id)
+                    ours.add(finding.image.id)
         return findings
 
     def _examine_one(
@@ -100,17 +103,17 @@ class Evidence:
         file: NewImage,
         listing: _Listing,
         strangers: Sequence[Image],
-        spoken_for: set[str],
+        is_free: Callable[[Image], bool],
         since_ns: int,
     ) -> Finding:
         for image in listing.named(file.filename):
-            if image.id not in spoken_for and self._same_bytes(upload, file, image):
+            if is_free(image) and self._same_bytes(upload, file, image):
                 return Finding(Verdict.OURS, image)
             return Finding(Verdict.TAKEN)
         near = [image for image in listing.all() if _is_near(file, image)]
         doubt = False
         for image in [*near, *strangers]:
-            if image.id in spoken_for:
+            if not is_free(image):
                 continue
             if is_converted(file, image):
                 if not _is_near(file, image):

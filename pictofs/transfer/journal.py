@@ -1,13 +1,13 @@
 """The journal: which files are not on the service yet, and what becomes of them.
 
-The one source of truth about pending work. A row is the commit mark of a file: before it the spool file's bytes
-are durable, after it nothing loses them. Owns the journal file, and the spool files that rows name: it removes
-them with their rows, and at start those that no row ever named. What a row's states mean, and which follow
-which: `records.State`. This is the side that the drive uses; the uploader's is `Journal.claims`.
+The one source of truth about pending work. A row is the commit mark of a file: before it the spool file's
+bytes are durable, after it nothing loses them. Owns the journal file, and the spool files that rows name: it
+removes them with their rows, and at start those that no row ever named. What a row's states mean, and which
+follow which: `records.State`. This is the side that the drive uses; the uploader's is `Journal.claims`.
 
-A row in flight (SENDING, DONE) may be an image on the service already, so it is never changed: it is abandoned,
-to be archived should it land, and another row takes its place. That one, like any row whose place is not settled
-on the service, is not claimed before.
+A row in flight (SENDING, DONE) may be an image on the service already, so it is never changed: it is
+abandoned, to be archived should it land, and another row takes its place. That one, like any row whose place
+is not settled on the service, is not claimed before.
 
 Thread-safe. Lock order: that of `journal_core`.
 """
@@ -15,6 +15,7 @@ Thread-safe. Lock order: that of `journal_core`.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -55,8 +56,8 @@ __all__ = [
 ]
 
 RESCUE_NAME = "rescued"
-"""Folder beside the journal for spool files that a journal made just now found: bytes whose rows were lost with
-an older one. They may be committed files, so they are never deleted."""
+"""Folder beside the journal for spool files that a journal made just now found: bytes whose rows were lost
+with an older one. They may be committed files, so they are never deleted."""
 
 
 class Journal:
@@ -160,27 +161,22 @@ class Journal:
     ) -> Upload:
         """Give a file another place, and what is judged by its name. A row at that place is displaced.
 
-        An image that the old place was to replace is archived, unless it is `replaces_image_id`.
+        An image that it was to replace at its old place is archived, as that place is left.
+
+        Args:
+            replaces_image_id: the uploaded image at the new place. That of the old place counts as None.
 
         Raises:
             UploadGoneError: it has landed or was forgotten.
             OSError: as for `add`.
         """
+        place = (dataset_id, folder, filename)
         with self._core.ledger.transaction() as transaction:
             row = self._core.mirror.rows.get(upload_id)
             if row is None or row.abandoned:
-                raise UploadGoneError(f"upload {upload_id} is no longer in the journal")
-            displaced = self._core.mirror.find((dataset_id, folder, filename))
-            gone = displaced if displaced is not None and displaced.id != row.id else None
-            image_id = self._replaced(
-                transaction,
-                row,
-                replaces_image_id if replaces_image_id != row.replaces_image_id else None,
-                gone.replaces_image_id if gone else None,
-                row.replaces_image_id,
-            )
-            if gone is not None:
-                self._core.abandon_or_drop(transaction, gone)
+                raise UploadGoneError(errno.ENOENT, f"upload {upload_id} is no longer in the journal")
+            shown = self._core.mirror.find(place)
+            displaced = shown if shown is not None and shown.id != row.id else None
             moved = replace(
                 row,
                 dataset_id=dataset_id,
@@ -192,9 +188,16 @@ class Journal:
                 height=height,
                 errno=None,
                 attempts=0,
-                replaces_image_id=image_id,
-                old_archived=row.old_archived and image_id == row.replaces_image_id,
             )
+            if place != row.key:
+                there = displaced.replaces_image_id if displaced is not None else None
+                if replaces_image_id != row.replaces_image_id:
+                    there = self._replaced(transaction, moved, replaces_image_id, there)
+                if row.replaces_image_id is not None:
+                    self._core.insert_removal(transaction, row.replaces_image_id, row, RemovalAction.ARCHIVE)
+                moved = replace(moved, replaces_image_id=there, old_archived=False)
+            if displaced is not None:
+                self._core.abandon_or_drop(transaction, displaced)
             if row.in_flight:
                 spool_name = self._core.spool.link(row.spool_name)
                 reach(CrashPoint.ROW_LINKED)
@@ -206,8 +209,8 @@ class Journal:
             else:
                 transaction.update_row(moved)
         reach(CrashPoint.ROW_RENAMED)
-        if gone is not None:
-            self._core.remove_bytes([gone])
+        if displaced is not None:
+            self._core.remove_bytes([displaced])
         self._core.arrived()
         return moved
 
@@ -387,7 +390,7 @@ class Journal:
     # Images to be archived or restored
 
     def add_removal(self, image_id: str, dataset_id: str, folder: str, filename: str, path: str) -> Removal:
-        """Remember to archive an image. Not fsynced: a power cut may bring the last ones back, never lose one.
+        """Remember to archive an image. Not fsynced: a power cut may bring the last ones back.
 
         Args:
             folder, filename: its place, in the service's form; nothing is uploaded there before it is gone.

@@ -2,8 +2,8 @@
 
 `Journal` is the drive's side, `Claims` the uploader's; nobody else uses this.
 
-Lock order: that of `ledger`. Everything here that is not in the ledger is guarded by `Ledger.changed`; listeners
-and spool removals run with no lock held.
+Lock order: that of `ledger`. Everything here that is not in the ledger is guarded by `Ledger.changed`;
+listeners and spool removals run with no lock held.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class JournalCore:
     def recover(self, rescue: Path) -> int:
         """Put rows and spool in order after whatever ended the last process. Returns the files set aside.
 
-        A claimed row whose registration was never journaled was not registered: it is queued again, or dropped
-        when it was abandoned. Spool files without a row were never committed, or are left over from a row that
-        is gone; only below a journal made just now can they be more, so those are set aside instead.
+        A claimed row whose registration was never journaled was not registered: it is queued again, or
+        dropped when it was abandoned. Spool files without a row were never committed, or are left over from a
+        row that is gone; only below a journal made just now can they be more, so those are set aside instead.
         """
         sizes = {name: self.spool.size_bytes(name) for name in self.spool.names()}
         with self.ledger.transaction() as transaction:

@@ -30,7 +30,7 @@ from pictofs.transfer.records import (
     State,
     Upload,
 )
-from pictofs.transfer.schema import open_database
+from pictofs.transfer.schema import open_database, read_database
 
 __all__ = ["Ledger", "Transaction"]
 
@@ -108,7 +108,7 @@ class Transaction:
         self._database.execute(_DROP_ANSWERED)
 
     def insert_removal(self, removal: Removal) -> Removal:
-        """A new removal; `removal.id` is ignored. It takes the place of an earlier wish for the same image."""
+        """A new removal; `removal.id` is ignored. An earlier wish for the same image is forgotten."""
         earlier = self._mirror.removal_of(removal.image_id)
         if earlier is not None:
             self.drop_removals([earlier])
@@ -151,9 +151,16 @@ class Ledger:
         is_new: whether the file was made just now.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises: those of `schema.open_database`."""
-        self._database, self.is_new = open_database(path)
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        """Args:
+            read_only: for a look without the state lock; a transaction is EIO then.
+
+        Raises: those of `schema.open_database` or `read_database`.
+        """
+        if read_only:
+            self._database, self.is_new = read_database(path), False
+        else:
+            self._database, self.is_new = open_database(path)
         self._path = path
         self._write = threading.Lock()
         self._open = True
@@ -274,7 +281,7 @@ def _upload_of(row: sqlite3.Row) -> Upload:
 
 
 def _removal_of(row: sqlite3.Row) -> Removal:
-    fields = {column: _loaded(row[column]) for column in row.keys()}  # noqa: SIM118  (iterating a Row gives values)
+    fields = {column: _loaded(row[column]) for column in row.keys()}  # noqa: SIM118  (a Row iterates values)
     return Removal(**{**fields, "action": RemovalAction(fields["action"])})
 
 

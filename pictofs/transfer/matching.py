@@ -1,13 +1,13 @@
 """Which image of a bulk-register answer is which file. Pure.
 
-The answer's order is not promised, and the service may have changed names: sanitised, or .heic stored as .png. So
-a file and an image belong together when that is the only possibility; what is not certain is left open, for
-`evidence` to find out. Never one image for two files.
+The answer's order is not promised, and the service may have changed names: sanitised, or .heic stored as
+.png. So a file and an image belong together when that is the only possibility; what is not certain is left
+open, for `evidence` to find out. Never one image for two files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -34,15 +34,15 @@ class Matching:
     strangers: list[Image] = field(default_factory=list)
 
 
-def match(files: Mapping[int, NewImage], answer: RegisterResult, taken: Collection[str]) -> Matching:
+def match(files: Mapping[int, NewImage], answer: RegisterResult, is_taken: Callable[[str], bool]) -> Matching:
     """Assign images and refusals to files.
 
     Args:
         files: what was asked to be registered, by upload id.
-        taken: ids of images that belong to others already.
+        is_taken: whether the image of this id belongs to another file already.
     """
     open_files = dict(files)
-    images = {image.id: image for image in answer.succeeded if image.id not in taken}
+    images = {image.id: image for image in answer.succeeded if not is_taken(image.id)}
     failures = dict(enumerate(answer.failed))
     found = Matching()
     for same_place in (_exactly, _loosely):

@@ -41,6 +41,7 @@ class Mirror:
         self._abandoned: set[int] = set()
         self._busy: Counter[Key] = Counter()  # loose keys of rows in flight and of removals
         self._removal_by_image: dict[str, Removal] = {}
+        self._images: set[str] = set()  # what DONE rows became
         self._hidden: frozenset[str] | None = None
 
     # Changes
@@ -57,6 +58,8 @@ class Mirror:
             self.queued.pop(row.id, None)
         if row.in_flight:
             self._busy[loose_key(row.key)] += 1
+        if row.image is not None:
+            self._images.add(row.image.id)
         if row.abandoned:
             self._abandoned.add(row.id)
         else:
@@ -129,6 +132,11 @@ class Mirror:
         """The removal of an image."""
         return self._removal_by_image.get(image_id)
 
+    def is_adopted(self, image_id: str) -> bool:
+        """Whether an image is what a row became, or is to be archived."""
+        removal = self.removal_of(image_id)
+        return image_id in self._images or (removal is not None and removal.action is RemovalAction.ARCHIVE)
+
     def counts(self) -> dict[State, Tally]:
         """Shown rows and their bytes by state."""
         return {state: Tally(tally.files, tally.bytes) for state, tally in self._tallies.items()}
@@ -161,6 +169,8 @@ class Mirror:
     def _leave(self, row: Upload) -> None:
         if row.in_flight:
             self._release(row.key)
+        if row.image is not None:
+            self._images.discard(row.image.id)
         if row.abandoned:
             self._abandoned.discard(row.id)
             return

@@ -77,8 +77,8 @@ class Pause:
 class Health:
     """Whether one service (the API, or its storage) can be asked now. Shared by all who ask it.
 
-    Failures in a row lengthen a pause that holds for all, so an outage costs a request now and then and not one
-    per file. The first success ends it.
+    Failures in a row lengthen a pause that holds for all, so an outage costs a request now and then and not
+    one per file. The first success ends it.
     """
 
     def __init__(self, clock: Clock, backoff: Backoff, *, patience: int = 1) -> None:
@@ -107,7 +107,7 @@ class Health:
 
         Args:
             wait_s: how long to leave it alone, when it said so; such a pause needs no patience.
-            refused: it will not answer until a person does something; asked again after `wait_s` all the same.
+            refused: it will not answer until a person does something; still asked again after `wait_s`.
         """
         with self._lock:
             now_s = self._clock.monotonic_s()
@@ -169,8 +169,8 @@ class QueueMarks:
 
 
 def rested_s(now_s: float, delay_s: float) -> float:
-    """When a rest of `delay_s` is over. Longer ones end at common times: rows that failed one by one go up again
-    together, in one wave and not in one each."""
+    """When a rest of `delay_s` is over. Longer ones end at common times: rows that failed one by one go up
+    again together, in one wave and not in one each."""
     grid_s = next((grid_s for grid_s in (32.0, 8.0, 1.0) if delay_s >= grid_s), 0.0)
     return math.ceil((now_s + delay_s) / grid_s) * grid_s if grid_s else now_s + delay_s
 
@@ -205,14 +205,14 @@ class Arrivals:
 class Collector:
     """How long to go on collecting before a wave is sent.
 
-    A wave costs two API requests whatever its size, so a burst should become few waves; yet a lone file must not
-    wait, and a long burst must start before it ends. So a wave goes when the queue was quiet for a moment, when
-    it is full, or when its oldest row has waited for a while; and both waits grow with each wave of the same
-    burst: 1,000 files take 3 to 5 waves, whether they arrive within one second or within forty.
+    A wave costs two API requests whatever its size, so a burst should become few waves; yet a lone file must
+    not wait, and a long burst must start before it ends. So a wave goes when the queue was quiet for a
+    moment, when it is full, or when its oldest row has waited for a while; and both waits grow with each wave
+    of the same burst: 1,000 files take 2 to 4 waves, whether they arrive within one second or within forty.
     """
 
-    _QUIET_S = (0.15, 0.15, 0.3, 0.6, 1.2)  # a lone file goes within 0.2 s; a stutter rarely splits a burst
-    _WAIT_S = (0.6, 2.4, 9.6, 20.0)
+    _QUIET_S = (0.15, 0.6, 1.2)  # a lone file goes within 0.2 s; a stutter rarely splits a burst
+    _WAIT_S = (5.0, 10.0, 20.0)  # a copy of some thousand files is done before its own uploads slow it down
     _URGENT_QUIET_S = 0.01  # lets parallel writers that all wait share a wave
 
     def __init__(self, *, full_rows: int) -> None:
@@ -227,12 +227,12 @@ class Collector:
         if marks.burst_s != self._burst_s:
             self._burst_s = marks.burst_s
             self._waves = 0
-        if marks.ready >= self._full_rows:
-            return 0.0
         if marks.urgent:
             return max(0.0, marks.last_s + self._URGENT_QUIET_S - now_s)
         quiet_s = self._QUIET_S[min(self._waves, len(self._QUIET_S) - 1)]
         wait_s = self._WAIT_S[min(self._waves, len(self._WAIT_S) - 1)]
+        if marks.ready >= self._full_rows:
+            wait_s = self._WAIT_S[0]
         return max(0.0, min(marks.last_s + quiet_s, marks.first_s + wait_s) - now_s)
 
     def sent(self) -> None:

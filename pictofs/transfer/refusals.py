@@ -1,7 +1,7 @@
 """What a failure means for the queue: does it pass, whom does it blame, what is said about it.
 
-Pure. The one place that reads the service's words about single files of a bulk request; everything else goes by
-exception class.
+Pure. The one place that reads the service's words about single files of a bulk request; everything else goes
+by exception class.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ R = TypeVar("R")
 class Answer(Generic[T, R]):
     """What a request with these items came to: a result, or an error.
 
-    `was_sent` is False for items that were not asked about any more, because of the error of a group before them.
+    `was_sent` is False for items that were not asked about, because of the error of a group before them.
     """
 
     items: Sequence[T]

@@ -1,8 +1,8 @@
 """The second half of an upload: register what is in storage, and record what became of it.
 
-Steps without threads: `Uploader` calls `step` from one thread; tests call it as they like. Every request is in the
-journal before it is sent, and stays with the same key and body until its answer is recorded; what no answer will
-tell any more is found out by `evidence`.
+Steps without threads: `Uploader` calls `step` from one thread; tests call it as they like. Every request is
+in the journal before it is sent, and stays with the same key and body until its answer is recorded; what no
+answer will tell any more is found out by `evidence`.
 
 Lock order: `Registrar._lock`, then the journal's. Not held while the service is asked or the drive is told.
 """
@@ -53,7 +53,7 @@ _REFUSED_S = 5.0  # after a refusal of what only helps, like a listing
 # The service forgets an idempotency key after 24 h; an hour is for the request's own time and for clocks.
 _KEY_LIFE_NS = 23 * 3600 * 10**9
 
-# Server errors (not: no answer) to one request before it is taken apart, into so many: one file may be the cause.
+# Server errors (not: no answer) to one request before it is taken apart, into so many: it may be one file's.
 _SERVER_ERRORS = 12
 _SPLIT = 8
 
@@ -77,8 +77,8 @@ class _Pool:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """Is this file on the service? If it is not: `if_absent`, where None is to register it again; if its name is
-    taken by other bytes: `if_taken`."""
+    """Is this file on the service? If it is not: `if_absent`, where None is to register it again; if its name
+    is taken by other bytes: `if_taken`."""
 
     file: NewImage
     if_absent: Refused | Again | None
@@ -181,8 +181,8 @@ class Registrar:
         self._wake()
 
     def take_over(self, member: Member, error: Exception) -> bool:
-        """Its name is taken, said the service when asked for a URL. Whether that is a question for us: the row may
-        be on the service already, or is to replace what is there."""
+        """Its name is taken, said the service when asked for a URL. Whether that is a question for us: the
+        row may be on the service already, or is to replace what is there."""
         row = member.upload
         if row.suspect:
             question = _Question(member.file, Again(in_words(error), _REST_S), self._refused(error))
@@ -304,8 +304,8 @@ class Registrar:
                     self._open(_Case(row.dataset_id, row.created_ns, None, questions=questions))
 
     def _send_new(self, members: Sequence[Member]) -> None:
-        """Journal one request, send it, and record its answer. Raises what the service raised; the members are
-        in the pool again after a refusal."""
+        """Journal one request, send it, and record its answer. Raises what the service raised; the members
+        are in the pool again after a refusal."""
         registration = self._claims.begin_registration([(m.upload.id, m.file) for m in members])
         self._withdraw(member.upload.id for member in members)
         if registration is None:
@@ -333,7 +333,7 @@ class Registrar:
         rows = self._claims.members(registration)
         delay_s = self._backoff.delay_s(max((row.attempts for row in rows.values()), default=1))
         files = dict(zip(registration.upload_ids, registration.images, strict=True))
-        found = match(files, answer, self._claims.adopted())
+        found = match(files, answer, self._claims.is_adopted)
         refused: dict[int, Refused] = {}
         again: dict[int, Again] = {}
         questions: dict[int, _Question] = {}
@@ -422,7 +422,7 @@ class Registrar:
             findings = self._evidence.examine(
                 [(row, questions[i].file) for i, row in rows.items()],
                 strangers=case.strangers,
-                taken=self._claims.adopted(),
+                is_taken=self._claims.is_adopted,
                 since_ns=case.since_ns,
             )
         except PictographError as error:
@@ -483,6 +483,8 @@ class Registrar:
         self._replacer.forget(settled - set(again or ()))
         with self._lock:
             self._done.update((row.id, row) for row in done)
+            self.landed_files += len(done)
+            self.landed_bytes += sum(row.size_bytes for row in done)
             for upload_id in settled - set(again or ()):
                 self._batch_rows.pop(upload_id, None)
 
@@ -515,8 +517,6 @@ class Registrar:
         with self._lock:
             for row in rows:
                 del self._done[row.id]
-            self.landed_files += len(rows)
-            self.landed_bytes += sum(row.size_bytes for row in rows)
 
     def _return(self, members: Iterable[Member]) -> None:
         """Into the pool, or back into it."""

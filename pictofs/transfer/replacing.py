@@ -30,8 +30,8 @@ class ReplaceRemote(Protocol):
 
 
 class Replacer:
-    """Archives what uploads replace. That it may have is in the journal before; that it has is only in memory,
-    since archiving twice is harmless."""
+    """Archives what uploads replace. That it may have is in the journal before; that it has is only in
+    memory, since archiving twice is harmless."""
 
     def __init__(
         self,

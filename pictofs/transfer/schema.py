@@ -1,8 +1,8 @@
 """The journal's file: its tables, how it is opened, and how an older one is brought up to date.
 
 Owns the format (docs/FORMATS.md restates it) and touches nothing but the database file. Times are ns since
-1970. Booleans are 0 or 1. A name from the service that is not Unicode (a lone surrogate in its JSON) is kept as
-a BLOB, UTF-8 with the surrogate passed through; every other text is TEXT.
+1970. Booleans are 0 or 1. A name from the service that is not Unicode (a lone surrogate in its JSON) is kept
+as a BLOB, UTF-8 with the surrogate passed through; every other text is TEXT.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = [
     "JournalError",
     "JournalTooNewError",
     "open_database",
+    "read_database",
 ]
 
 VERSION = 1
@@ -38,7 +39,7 @@ CREATE TABLE registrations (
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
     key             TEXT NOT NULL,     -- Idempotency-Key; the service forgets it after 24 h
     dataset_id      TEXT NOT NULL,
-    body            TEXT NOT NULL,     -- JSON array, in order: {"upload_id", and the fields of api.models.NewImage}
+    body            TEXT NOT NULL,     -- JSON array, in order: {"upload_id", and the fields of NewImage}
     created_ns      INTEGER NOT NULL
 );
 CREATE TABLE uploads (
@@ -105,10 +106,41 @@ class JournalDamagedError(JournalError):
     """It is no journal, or not one that can be read."""
 
 
+def read_database(path: Path) -> sqlite3.Connection:
+    """The journal's database for a look, while a mount may be at work on it.
+
+    Raises:
+        JournalError: it is damaged, or of another release: only a mount brings an older one up to date.
+        OSError: there is none.
+    """
+    if path.stat().st_size == 0:
+        raise _damaged(path, "it is empty")
+    try:
+        database = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=_BUSY_TIMEOUT_S
+        )
+    except sqlite3.Error as error:
+        raise _damaged(path, str(error)) from error
+    try:
+        database.row_factory = sqlite3.Row
+        found = _check(database, path, VERSION)
+        if found < VERSION:
+            raise JournalError(
+                f"The upload journal {path} has an older format ({found}); mounting updates it."
+            )
+    except sqlite3.DatabaseError as error:
+        database.close()
+        raise _damaged(path, str(error)) from error
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
 def open_database(
     path: Path, *, version: int = VERSION, upgrades: Mapping[int, Upgrade] = UPGRADES
 ) -> tuple[sqlite3.Connection, bool]:
-    """The journal's database, made (0600) if missing, brought up to date if older.
+    """The journal's database, made (0600) if missing, brought up to date if older. The state lock is held.
 
     Returns:
         A connection without implicit transactions, usable from any thread under the caller's lock; and
@@ -200,7 +232,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _damaged(path: Path, problem: str) -> JournalDamagedError:
     return JournalDamagedError(
-        f"The upload journal {path} cannot be read ({problem}). The bytes of pending uploads are untouched in "
-        f"the spool beside it. Move the journal away and mount again: they are then set aside in the folder "
-        f"`rescued`, without their names."
+        f"The upload journal {path} cannot be read ({problem}). The bytes of pending uploads are untouched "
+        f"in the spool beside it. Move the journal away and mount again: they are then set aside in the "
+        f"folder `rescued`, without their names."
     )

@@ -1,7 +1,7 @@
 """The first half of an upload: collect rows into waves, get their upload URLs, put their bytes into storage.
 
-Steps without threads: `Uploader` calls `dispatch` from one thread and `put` from several; tests call them as they
-like. A wave is what one request for URLs covers. What is in storage goes on to the `Registrar`.
+Steps without threads: `Uploader` calls `dispatch` from one thread and `put` from several; tests call them as
+they like. A wave is what one request for URLs covers. What is in storage goes on to the `Registrar`.
 
 Lock order: `Sender._lock`, then those of registrar and journal. Not held while the service is asked.
 """
@@ -45,6 +45,12 @@ _WAVE_BYTES = 256 * 1024 * 1024  # while no rate is known
 # still of use when all workers share it.
 _PUT_FLOOR_S = 60.0
 _PUT_BYTES_PER_S = 64 * 1024
+
+# While programs commit files, one file goes up at a time: a copy that is under way has the first claim to CPU
+# and disk, and what it copies is sent all the faster once it pauses. Not for longer than a moment, though: a
+# copy of an hour should go up while it lasts, and a stuck file must not be what all others wait for.
+_YIELD_S = 0.25
+_YIELD_BURST_S = 30.0
 
 _PUT_TRIES = 4  # with one URL, before the row goes back to the queue for another
 _STORAGE_REFUSALS = 8  # claims after which a refusal of storage that is not about the URL is believed
@@ -235,7 +241,7 @@ class Sender:
         with self._lock:
             while self._later and self._later[0].due_s <= now_s:
                 self._jobs.append(heapq.heappop(self._later))
-            if not self._jobs:
+            if not self._jobs or (self._busy and self._yield_s(now_s) > 0):
                 return None
             self._busy += 1
             return self._jobs.popleft()
@@ -245,8 +251,17 @@ class Sender:
         with self._lock:
             if not self._jobs and not self._later:
                 return None
-            wait_s = 0.0 if self._jobs else self._later[0].due_s - self._clock.monotonic_s()
+            now_s = self._clock.monotonic_s()
+            wait_s = 0.0 if self._jobs else self._later[0].due_s - now_s
+            if self._busy:
+                wait_s = max(wait_s, self._yield_s(now_s))
         return max(0.0, wait_s, self._storage.pause_s())
+
+    def _yield_s(self, now_s: float) -> float:
+        """Seconds for which programs have the first claim, 0 when nobody copies in or somebody waits."""
+        marks = self._claims.marks(urgent=self.draining)
+        until_s = min(marks.last_s + _YIELD_S, marks.burst_s + _YIELD_BURST_S)
+        return 0.0 if marks.urgent else max(0.0, until_s - now_s)
 
     def put(self, job: PutJob) -> None:
         """Put one file; returns when it is in storage, or what to do instead is decided."""

@@ -1,7 +1,8 @@
 """The uploader: the threads that bring the queue's files to the service, and what they say of themselves.
 
-One thread collects waves and asks for their URLs, several put bytes into storage, one registers; so the next wave
-is on the line while the last one is being registered. What they do is in `Sender` and `Registrar`; here is when.
+One thread collects waves and asks for their URLs, several put bytes into storage, one registers; so the next
+wave is on the line while the last one is being registered. What they do is in `Sender` and `Registrar`; here
+is when.
 
 Lock order: `Uploader._work` (waiting workers), then those of sender, registrar, journal. Never held while the
 service is asked.
@@ -82,7 +83,7 @@ class Uploader:
         backoff: Backoff | None = None,
     ) -> None:
         """Args:
-        on_landed: called with a row and the image it became, before row and spool file go; called again after a
+        on_landed: called with a row and the image it became, before row and spool file go; again after a
             crash in between. No lock is held.
         on_archived: called with dataset and image id when an image was archived because a row replaces it.
         content_type_of: a file name's content type; ValueError for one the service does not take.
@@ -139,8 +140,8 @@ class Uploader:
             thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Stop after the requests under way, but wait no longer than this for them: what they leave undone the
-        next start takes up. The journal may be closed then."""
+        """Stop after the requests under way, but wait no longer than this for them: what they leave undone
+        the next start takes up. The journal may be closed then."""
         self._stop.set()
         self._wake_all()
         deadline_s = time.monotonic() + timeout_s
@@ -148,8 +149,8 @@ class Uploader:
             thread.join(max(0.0, deadline_s - time.monotonic()))
 
     def drain(self, deadline_s: float) -> bool:
-        """Send at once whatever is queued, for at most so many seconds. Whether nothing is left to be sent; what is
-        held or failed does not count."""
+        """Send at once whatever is queued, for at most so many seconds. Whether nothing is left to be sent;
+        what is held or failed does not count."""
         with self._work:
             self._drains += 1
             self.sender.draining = True
