@@ -12,12 +12,12 @@ pictofs=$2/bin/pictofs
 demo=$PWD/.demo
 mnt=$PWD/mnt
 pid_file=$demo/sandbox.pid
+log=$demo/sandbox.log
 port=${DEMO_PORT:-8700}
 
 # Only the demo's mount sees these: its queue and cache have nothing to do with those of a real account.
 unset PICTOGRAPH_PROFILE
-export PICTOGRAPH_API_KEY=pk_live_sandbox PICTOGRAPH_BASE_URL="http://127.0.0.1:$port"
-export PICTOFS_STATE_DIR="$demo/state" PICTOFS_CACHE_DIR="$demo/cache"
+export PICTOGRAPH_API_KEY=pk_live_sandbox PICTOFS_STATE_DIR="$demo/state" PICTOFS_CACHE_DIR="$demo/cache"
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -42,26 +42,28 @@ wait_until() {
 
 server_stopped() { ! server_runs; }
 
-server_answers() {
-    server_runs || {
-        tail -n 5 "$demo/sandbox.log" >&2
+server_ready() {
+    kill -0 "$(cat "$pid_file")" 2>/dev/null || {
+        tail -n 5 "$log" >&2
+        say "The demo's server did not start. If its port is taken: make demo DEMO_PORT=8800"
         exit 1
     }
-    "$2/bin/python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=2)' \
-        "$PICTOGRAPH_BASE_URL/sandbox/stats" 2>/dev/null
+    grep -q '^# ready' "$log"
 }
 
 start() {
     mkdir -p "$demo"
     if ! server_runs; then
         nohup "$pictofs" sandbox --port "$port" --storage-port $((port + 1)) --api-key "$PICTOGRAPH_API_KEY" \
-            --data "$demo/data" >"$demo/sandbox.log" 2>&1 </dev/null &
+            --data "$demo/data" >"$log" 2>&1 </dev/null &
         echo $! >"$pid_file"
     fi
-    wait_until 60 server_answers "$@" || {
-        say "The demo's server did not answer; see .demo/sandbox.log"
+    wait_until 60 server_ready || {
+        say "The demo's server is not ready after a minute; see .demo/sandbox.log"
         exit 1
     }
+    PICTOGRAPH_BASE_URL=$(sed -n 's/^export PICTOGRAPH_BASE_URL=//p' "$log")
+    export PICTOGRAPH_BASE_URL
     if ! { mounted && "$pictofs" status "$mnt" >/dev/null 2>&1; }; then
         [ -d "$mnt" ] || mounted || mkdir "$mnt"
         "$pictofs" mount "$mnt"
