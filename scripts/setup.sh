@@ -47,7 +47,7 @@ apt_install() {
         fi
     done
     # shellcheck disable=SC2086 # a list of names
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y -o Dpkg::Use-Pty=0 \
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 \
         --no-install-recommends $packages >&2
 }
 
