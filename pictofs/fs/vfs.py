@@ -150,6 +150,12 @@ class Vfs:
 
     def open(self, path: str, flags: int) -> int:
         """Open a file. O_TRUNC is honoured; what may be written at all, `create` and the table say."""
+        try:
+            return self._open(path, flags)
+        except FileNotFoundError:
+            return self._open(path, flags)  # It may have landed a moment ago: an image is opened now.
+
+    def _open(self, path: str, flags: int) -> int:
         node = self._view.resolve(path)
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if isinstance(node, (RootNode, FolderNode)):
@@ -436,7 +442,7 @@ class Vfs:
         if isinstance(node, LocalNode) and node.file is not None:
             self._set_file_time(node.file, mtime_ns)
         elif isinstance(node, LocalNode) and node.upload is not None:
-            self._journal.set_mtime(node.upload.id, mtime_ns)
+            self._set_upload_time(node.upload, mtime_ns)
         elif isinstance(node, ImageNode):
             self._keep_time(node.image.id, mtime_ns)
         elif isinstance(node, FolderNode):
@@ -447,10 +453,16 @@ class Vfs:
         with file.lock:
             file.mtime_ns = mtime_ns
             if file.upload is not None:
-                file.upload = self._journal.set_mtime(file.upload.id, mtime_ns) or file.upload
+                file.upload = self._set_upload_time(file.upload, mtime_ns)
             elif file.is_image and file.replaces_image_id is not None:
                 self._keep_time(file.replaces_image_id, mtime_ns)
         self._view.changed()
+
+    def _set_upload_time(self, upload: Upload, mtime_ns: int) -> Upload:
+        row = self._journal.set_mtime(upload.id, mtime_ns) or upload
+        if row.image is not None:  # It is landing: the view knows it as an image already.
+            self._view.set_time(row.image.id, mtime_ns)
+        return row
 
     def _keep_time(self, identity: str, mtime_ns: int) -> None:
         self._journal.set_image_mtime(identity, mtime_ns)

@@ -340,6 +340,35 @@ def test_an_image_that_landed_keeps_inode_and_time_and_reads_from_the_cache(hous
     refused(errno.EEXIST, house.vfs.open, "/photos/x.jpg", os.O_WRONLY)
 
 
+def test_a_file_that_lands_between_the_look_and_the_open_is_opened_as_an_image(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.put("/photos/x.jpg", jpeg(4))
+    look = house.spool.open
+
+    def landed_meanwhile(name: str) -> object:
+        monkeypatch.setattr(house.spool, "open", look)
+        house.land("x.jpg", Image("i2", "x.jpg", "d1", "/", len(jpeg(4))))
+        return look(name)
+
+    monkeypatch.setattr(house.spool, "open", landed_meanwhile)
+    assert house.get("/photos/x.jpg") == jpeg(4)
+
+
+def test_a_time_set_while_the_file_lands_is_kept(house: House) -> None:
+    house.put("/photos/x.jpg", jpeg(4))
+    landed = house.vfs.landed
+
+    def landed_then_touched(upload: Upload, image: Image) -> None:
+        landed(upload, image)
+        house.vfs.utimens("/photos/x.jpg", None, 9_000_000_000)
+
+    house.vfs.landed = landed_then_touched  # type: ignore[method-assign]
+    house.land("x.jpg", Image("i2", "x.jpg", "d1", "/", len(jpeg(4))))
+    assert house.vfs.getattr("/photos/x.jpg").mtime_ns == 9_000_000_000
+    assert house.journal.image_mtimes()["i2"] == 9_000_000_000
+
+
 def test_another_name_from_the_service_is_the_truth_and_the_old_one_resolves(house: House) -> None:
     house.put("/photos/x.jpg", jpeg(4))
     house.land("x.jpg", Image("i2", "x-1.jpg", "d1", "/", 999))
