@@ -45,7 +45,7 @@ from pictofs.transfer.archive import ArchiveQueue
 from pictofs.transfer.download import Downloader
 from pictofs.transfer.journal import Journal, Upload
 from pictofs.transfer.lock import StateLock
-from pictofs.transfer.spool import Spool
+from pictofs.transfer.spool import JOURNAL_RESERVE_BYTES, Spool
 from pictofs.transfer.upload import Uploader
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,10 @@ class _Mount:
         lock = StateLock(account.state, mount_point=str(mountpoint))
         lock.acquire()
         stack.callback(lock.release)
-        self._spool = Spool(account.state / accounts.SPOOL_NAME, min_free_bytes=settings.min_free_bytes)
+        self._spool = Spool(
+            account.state / accounts.SPOOL_NAME,
+            min_free_bytes=max(settings.min_free_bytes, JOURNAL_RESERVE_BYTES),
+        )
         self._journal = Journal(account.state / accounts.JOURNAL_NAME, self._spool, lock)
         stack.callback(self._journal.close)
         self._content = ContentCache(

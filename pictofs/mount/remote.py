@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from pictofs.api.client import Client
-from pictofs.api.errors import StorageError
+from pictofs.api.errors import NotFoundError, StorageError
 from pictofs.api.models import (
     BatchResult,
     Dataset,
@@ -36,9 +36,17 @@ class DatasetNames:
         """Take in a fresh listing."""
         self._names = {dataset.id: dataset.name for dataset in datasets}
 
-    def __getitem__(self, dataset_id: str) -> str:
-        name = self._names.get(dataset_id)
-        return self._client.datasets.get(dataset_id).name if name is None else name
+    def ask(self, dataset_id: str, request: Callable[[str], BatchResult]) -> BatchResult:
+        """Send a request by name; once more under its new name if somebody has renamed the dataset."""
+        known = self._names.get(dataset_id)
+        if known is not None:
+            try:
+                return request(known)
+            except NotFoundError:
+                self._names.pop(dataset_id, None)
+        name = self._client.datasets.get(dataset_id).name
+        self._names[dataset_id] = name
+        return request(name)
 
 
 class Service:
@@ -89,10 +97,12 @@ class Service:
         self._client.directories.delete(dataset_id, path)
 
     def move(self, dataset_id: str, image_ids: list[str], path: str) -> BatchResult:
-        return self._client.batch.move(self._names[dataset_id], image_ids, path)
+        return self._names.ask(dataset_id, lambda name: self._client.batch.move(name, image_ids, path))
 
     def delete_permanently(self, dataset_id: str, image_id: str) -> BatchResult:
-        return self._client.batch.delete(self._names[dataset_id], [image_id], permanent=True)
+        return self._names.ask(
+            dataset_id, lambda name: self._client.batch.delete(name, [image_id], permanent=True)
+        )
 
     # Bytes
 
@@ -147,10 +157,12 @@ class Queue:
         return list(self._client.images.iter(dataset_id, directory_path=folder, filename=filename))
 
     def archive(self, dataset_id: str, image_ids: Sequence[str]) -> BatchResult:
-        return self._client.batch.delete(self._names[dataset_id], image_ids)
+        return self._names.ask(dataset_id, lambda name: self._client.batch.delete(name, image_ids))
 
     def restore(self, dataset_id: str, image_ids: Sequence[str]) -> BatchResult:
-        return self._client.batch.update(self._names[dataset_id], image_ids, is_archived=False)
+        return self._names.ask(
+            dataset_id, lambda name: self._client.batch.update(name, image_ids, is_archived=False)
+        )
 
     def read(self, image: Image) -> Iterator[bytes]:
         with self._client.images.open_original(image.id) as stream:

@@ -206,3 +206,13 @@ def test_heic_becomes_png_and_its_old_name_resolves_for_a_while(synced: Drive, t
         "the old name shows what is stored (the kernel remembers a size for a second)",
     )
     assert (synced.mnt / "photos" / "x.png").read_bytes() == stored
+
+
+def test_a_dataset_that_somebody_renamed_is_still_the_same(drive: Drive) -> None:
+    photos = drive.mnt / "photos"
+    (photos / "x.jpg").write_bytes(picture(1))
+    assert drive.wait().returncode == 0
+    with drive.sdk() as sdk:
+        sdk.datasets.update("photos", new_name="pictures")
+    (photos / "x.jpg").unlink()
+    mounts.wait_until(lambda: drive.images("pictures") == {}, "it is archived under the new name")
