@@ -75,6 +75,7 @@ class LocalFile:
         self.handles = 0
         self.phase = Phase.COMMITTED if upload else Phase.WRITING
         self.errno = 0
+        self._last_status: os.stat_result | None = None  # once closed: somebody may be looking at it still
         self._spool = spool
 
     @property
@@ -83,12 +84,16 @@ class LocalFile:
         return self.phase is Phase.COMMITTED and self.upload is None
 
     def size_bytes(self) -> int:
-        """How long the file is now."""
-        return self.spool_file.size()
+        """How long the file is now, or was when it was closed."""
+        return self._status().st_size
 
     def modified_ns(self) -> int:
         """The time a program set, or that of the last write."""
-        return os.fstat(self.spool_file.fd).st_mtime_ns if self.mtime_ns is None else self.mtime_ns
+        return self._status().st_mtime_ns if self.mtime_ns is None else self.mtime_ns
+
+    def _status(self) -> os.stat_result:
+        with self.lock:  # so that the descriptor is not closed or exchanged meanwhile
+            return os.fstat(self.spool_file.fd) if self._last_status is None else self._last_status
 
     def read(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes from `offset`."""
@@ -134,6 +139,7 @@ class LocalFile:
     def close(self) -> None:
         """Let go of the bytes; those that the journal never took over are removed."""
         with self.lock:
+            self._last_status = self._status()
             self.spool_file.close()
             if self.spool_file.name != self.committed_name:
                 self._spool.remove(self.spool_file.name)

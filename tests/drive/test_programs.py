@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import mounts
 import pytest
 from drives import Drive, picture
 
@@ -187,13 +188,15 @@ def test_read_your_writes_while_queued_failed_and_after_a_restart(drive: Drive, 
     (photos / "no.jpg").write_bytes(picture(2))
     (photos / "gone.jpg.part").write_bytes(picture(3))
     os.utime(photos / "stuck.jpg", (OLD_S, OLD_S))
-    drive.wait(2)
     for _ in range(2):
+        mounts.wait_until(
+            lambda: os.getxattr(photos / "no.jpg", "user.pictograph.upload") == b"failed: your role",
+            "the refused file is parked",
+        )
         assert sorted(os.listdir(photos)) == ["gone.jpg.part", "no.jpg", "stuck.jpg"]
         assert (photos / "stuck.jpg").read_bytes() == picture(1)
         assert (photos / "stuck.jpg").stat().st_mtime == OLD_S
         assert (photos / "no.jpg").read_bytes() == picture(2)
-        assert os.getxattr(photos / "no.jpg", "user.pictograph.upload") == b"failed: your role"
         drive.kill()
         drive.mount()
     (photos / "no.jpg").rename(photos / "yes.jpg")

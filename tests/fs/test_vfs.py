@@ -262,6 +262,17 @@ def test_a_rewrite_takes_the_place_of_the_row(house: House) -> None:
     assert len(list(house.spool.names())) == 1
 
 
+def test_a_file_that_is_closed_while_somebody_looks_at_it_still_has_its_size(house: House) -> None:
+    handle = house.vfs.create("/photos/x.jpg", 0o644, os.O_WRONLY)
+    house.vfs.write(handle, memoryview(b"abc"), 0)
+    file = house.vfs._handle(handle).file
+    assert file is not None
+    house.vfs.flush(handle)
+    house.vfs.release(handle)
+    assert file.size_bytes() == 3
+    assert file.modified_ns() > 0
+
+
 def test_flush_without_a_change_commits_nothing_new(house: House) -> None:
     handle = house.vfs.create("/photos/x.jpg", 0o644, os.O_WRONLY)
     house.vfs.write(handle, memoryview(jpeg()), 0)
