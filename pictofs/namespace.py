@@ -22,9 +22,6 @@ _DOTS_TO_SERVER = {local: server for server, local in _DOTS_TO_LOCAL.items()}
 _NAMELESS = "\u2423"  # an open box stands for the empty name
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-HIDDEN_PREFIX = ".fuse_hidden"
-"""What libfuse renames an open file to when it is removed or replaced."""
-
 _WORKING = re.compile(
     r"""
       \.fuse_hidden.*            # libfuse: removed while open
