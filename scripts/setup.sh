@@ -10,7 +10,7 @@
 set -eu
 
 PYTHON=${PYTHON:-python3}
-PROGRAMS="rsync=rsync exiftool=libimage-exiftool-perl getfattr=attr convert=imagemagick gio=libglib2.0-bin \
+PROGRAMS="rsync=rsync exiftool=libimage-exiftool-perl getfattr=attr mogrify=imagemagick gio=libglib2.0-bin \
     unzip=unzip zip=zip shellcheck=shellcheck systemd-analyze=systemd"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
