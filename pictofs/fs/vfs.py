@@ -322,8 +322,8 @@ class Vfs:
             if file.phase is Phase.COMMITTED or file.unlinked:
                 return file.upload
             try:
+                new = self._describe(file)  # before the fsync: the disk is writing meanwhile
                 file.spool_file.fsync()
-                new = self._describe(file)
                 upload = (
                     self._journal.add(new)
                     if file.upload is None

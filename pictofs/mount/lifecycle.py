@@ -244,6 +244,8 @@ class _Mount:
     def _start(self) -> None:
         """What needs threads: queues and the control socket. Called when FUSE is about to serve."""
         accounts.write_note(self._account.state, self._note())
+        self._spool.start()
+        self._stack.callback(self._spool.stop)
         self._uploader.start()
         self._stack.callback(self._uploader.stop)
         self._archive.start()

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,59 @@ def test_entries_are_durable_before_bytes_and_cost_little(
     synced.clear()
     spool.link(file.name)
     assert synced == [str(spool.folder)]
+
+
+def test_a_thread_makes_entries_before_they_are_needed(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_by: set[str] = set()
+    made = threading.Event()
+    sync_folder = Spool.sync_folder
+
+    def noting(self: Spool) -> None:
+        sync_folder(self)
+        made_by.add(threading.current_thread().name)
+        if threading.current_thread().name == "pictofs-spool":
+            made.set()
+
+    monkeypatch.setattr(Spool, "sync_folder", noting)
+    spool.start()
+    try:
+        spool.create().close()
+        assert len(list(spool.folder.iterdir())) == 1  # a lone file needs no others
+        spool.create().close()
+        assert made.wait(30)
+        made_by.clear()
+        names = set()
+        for _ in range(40):
+            with spool.create() as file:
+                names.add(file.name)
+        assert len(names) == 40
+        assert threading.current_thread().name not in made_by
+    finally:
+        spool.stop()
+    assert len(list(spool.names())) == 42
+
+
+def test_a_full_disk_is_met_by_create_and_ends_the_making_ahead(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.start()
+    try:
+        for _ in range(2):
+            spool.create().close()
+
+        def full(_self: Spool, _names: object) -> list[str]:
+            raise OSError(errno.ENOSPC, "full")
+
+        monkeypatch.setattr(Spool, "_make", full)
+
+        def create_many() -> None:
+            for _ in range(1000):
+                spool.create().close()
+
+        with pytest.raises(OSError, match="full"):
+            create_many()
+    finally:
+        spool.stop()
 
 
 def test_a_copy_is_of_its_own(spool: Spool) -> None:
