@@ -12,6 +12,7 @@ Questions go to the service outside it, each kind by one thread at a time (`_Fli
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -48,12 +49,14 @@ class MetadataSource(Protocol):
 
 @dataclass
 class _Known:
-    """A dataset's listing; `checked_at` is when it was last known to be true, monotonic seconds."""
+    """A dataset's listing; `checked_at` is when it was last known to be true, `rows_at` when its rows were
+    fetched (their status, split and tags change without the counters), monotonic seconds."""
 
     tree: Tree
     dataset: Dataset
     directories: frozenset[Directory]
     checked_at: float
+    rows_at: float = -math.inf
 
 
 @dataclass
@@ -100,6 +103,12 @@ class MetadataCache:
         self._known: dict[str, _Known] = {}
         self._changes: dict[str, list[Callable[[Tree], None]]] = {}  # dataset id → while being fetched
         self._images: TTLCache[str, Image] = TTLCache(IMAGE_CACHE_ENTRIES, ttl_s, timer=clock)
+        self._amendments = 0  # so that an answer from before one is not kept
+
+    @property
+    def ttl_s(self) -> float:
+        """Seconds that an answer counts as fresh."""
+        return self._ttl_s
 
     # Datasets
 
@@ -176,7 +185,7 @@ class MetadataCache:
                 directories = self._source.directories(dataset_id)
             hidden = self._hidden()
             tree = Tree(directories, (i for i in images if not i.is_archived and i.id not in hidden))
-            known = _Known(tree, dataset, frozenset(directories), asked_at)
+            known = _Known(tree, dataset, frozenset(directories), asked_at, rows_at=asked_at)
             with self._lock:
                 for change in changes:
                     change(tree)
@@ -252,7 +261,41 @@ class MetadataCache:
 
         self.change(image.dataset_id, resize)
 
-    # images.get
+    def amend(self, image: Image, how: Callable[[Image], Image]) -> None:
+        """Change what is known of an image wherever it is kept; one that is gone meanwhile stays gone."""
+
+        def amend_row(tree: Tree) -> None:
+            known = tree.image(image.id)
+            if known is not None:
+                tree.add(how(known))
+
+        self.change(image.dataset_id, amend_row)
+        with self._lock:
+            self._amendments += 1
+            cached = self._images.get(image.id)
+            if cached is not None:
+                self._images[image.id] = how(cached)
+
+    # Rows of images: status, split, tags and label count (see cache/rows)
+
+    def has_fresh_rows(self, dataset_id: str) -> bool:
+        """Whether the rows of a dataset's listing were fetched within the ttl; never asks."""
+        with self._lock:
+            known = self._known.get(dataset_id)
+            return known is not None and self._clock() - known.rows_at < self._ttl_s
+
+    def cached_image(self, image_id: str) -> Image | None:
+        """What images.get answered within the ttl; never asks."""
+        with self._lock:
+            cached: Image | None = self._images.get(image_id)
+            return cached
+
+    def reload(self, dataset_id: str) -> None:
+        """Fetch a dataset's listing anew, unless its rows are fresh. Raises PictographError."""
+        # The first flight may be somebody's revalidation, which fetches rows only when counters moved.
+        for _ in range(2):
+            if not self.has_fresh_rows(dataset_id):
+                self._once(dataset_id, lambda: self._fetch_listing(dataset_id))
 
     def image(self, image_id: str) -> Image:
         """`images.get` behind a TTL cache: the row with status, split, tags and label count.
@@ -260,15 +303,17 @@ class MetadataCache:
         Raises:
             PictographError: as the service answered; NotFoundError when there is no such image.
         """
-        with self._lock:
-            cached: Image | None = self._images.get(image_id)
+        cached = self.cached_image(image_id)
         if cached is not None:
             return cached
 
         def fetch() -> Image:
+            with self._lock:
+                before = self._amendments
             image = self._source.image(image_id)
             with self._lock:
-                self._images[image_id] = image
+                if self._amendments == before:
+                    self._images[image_id] = image
             return image
 
         return self._once(("image", image_id), fetch)

@@ -27,11 +27,12 @@ from pictofs.api.models import Dataset, Directory, Image, Organization
 from pictofs.cache.content import ContentCache
 from pictofs.cache.metadata import MetadataCache
 from pictofs.cache.tree import Tree
-from pictofs.fs import rules, xattrs
+from pictofs.fs import rules
 from pictofs.fs.attributes import Attributes, Listing, StatFs
 from pictofs.fs.handles import Handle, Key, LocalFile, Phase
 from pictofs.fs.rename import RenameRemote, Renames
 from pictofs.fs.view import FolderNode, ImageNode, LocalNode, RootNode, View
+from pictofs.fs.xattrs import XattrRemote, Xattrs
 from pictofs.transfer.download import Downloader
 from pictofs.transfer.journal import Journal, NewUpload, State, Upload
 from pictofs.transfer.spool import Spool
@@ -45,7 +46,7 @@ COPY_BYTES = 1 << 20
 """How much is copied at a time when an uploaded image is opened for writing."""
 
 
-class Remote(RenameRemote, Protocol):
+class Remote(RenameRemote, XattrRemote, Protocol):
     """Changes that are made while the program waits: one API request each."""
 
     def create_dataset(self, name: str) -> Dataset: ...
@@ -98,6 +99,12 @@ class Vfs:
         self._on_start = on_start
         self._renames = Renames(
             view=view, metadata=metadata, journal=journal, spool=spool, remote=remote, policy=policy
+        )
+        self._xattrs = Xattrs(
+            metadata=metadata,
+            remote=remote,
+            policy=policy,
+            settle=lambda dataset_id: archive.flush(dataset_id, policy.upload_wait_s),
         )
         self._lock = threading.Lock()
         self._handles: dict[int, Handle] = {}
@@ -477,37 +484,23 @@ class Vfs:
         self._view.resolve(path)
 
     def getxattr(self, path: str, name: str) -> bytes:
-        """The value of `user.pictograph.…`. Raises OSError: ENODATA for any other name."""
+        """The value of an attribute; see `fs/xattrs`. Raises OSError: ENODATA for one that is not there."""
         # The kernel asks for security.capability with each file written: not worth a look-up.
-        value = self._xattrs(path).get(name) if name.startswith(xattrs.PREFIX) else None
-        if value is None:
+        if not name.startswith("user."):
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA), path)
-        return value().encode()
+        return self._xattrs.get(path, self._view.resolve(path), name)
 
     def listxattr(self, path: str) -> list[str]:
         """The names of the attributes that a file has."""
-        return list(self._xattrs(path))
+        return self._xattrs.names(self._view.resolve(path))
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
-        """Refused: what the attributes show is changed on the service."""
-        self._refuse_xattr(path, name)
+        """Change status, split or tags on the service; returns when that is done."""
+        self._xattrs.set(path, self._view.resolve(path), name, value, flags)
 
     def removexattr(self, path: str, name: str) -> None:
-        """Refused, like setxattr."""
-        self._refuse_xattr(path, name)
-
-    def _refuse_xattr(self, path: str, name: str) -> None:
-        if not name.startswith(xattrs.PREFIX):
-            raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP), path)
-        raise rules.refusal(errno.EPERM, path, f"{name} is read only")
-
-    def _xattrs(self, path: str) -> dict[str, Callable[[], str]]:
-        node = self._view.resolve(path)
-        if isinstance(node, ImageNode):
-            return xattrs.of_image(node.image, self._metadata.image)
-        if isinstance(node, LocalNode):
-            return xattrs.of_upload(node.upload)
-        return {}
+        """Empty split or tags."""
+        self._xattrs.remove(path, self._view.resolve(path), name)
 
     # What others tell the drive
 

@@ -99,6 +99,17 @@ class Service:
     def move(self, dataset_id: str, image_ids: list[str], path: str) -> BatchResult:
         return self._names.ask(dataset_id, lambda name: self._client.batch.move(name, image_ids, path))
 
+    def set_status(self, dataset_id: str, image_id: str, status: str) -> BatchResult:
+        return self._names.ask(
+            dataset_id, lambda name: self._client.batch.update(name, [image_id], status=status)
+        )
+
+    def set_split(self, image: Image, split: str | None) -> None:
+        self._client.images.set_split(image, split)
+
+    def tag(self, image: Image, tags: Sequence[str], *, add: bool) -> int:
+        return self._client.images.bulk_tag(image.dataset_id, [image.id], tags, add=add)
+
     def delete_permanently(self, dataset_id: str, image_id: str) -> BatchResult:
         return self._names.ask(
             dataset_id, lambda name: self._client.batch.delete(name, [image_id], permanent=True)
