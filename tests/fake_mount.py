@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from journal_fakes import FakeJournal, FakeSpool, path_of, upload
 
 from pictofs import settings
+from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import ControlServer, MountRecord, socket_path, write_record
 from pictofs.mount.handlers import Parts, Progress, build_handlers
 from pictofs.mount.status import Tally
@@ -65,7 +66,7 @@ class FakeMount:
             being_written=lambda: 0,
             removals=lambda: 0,
             refresh=lambda path: self.asked.append(("refresh", path)),
-            remove_permanently=self._remove,
+            archive=self,
             unmount=self._unmount,
         )
         self._server = ControlServer(self.socket, build_handlers(parts))
@@ -83,7 +84,21 @@ class FakeMount:
         self.asked.append(("kick", None))
         self.on_kick()
 
-    def _remove(self, path: str) -> None:
+    def rows(self, path: str) -> list[ArchivedRow]:
+        self.asked.append(("archived", path))
+        return [
+            ArchivedRow("birds/a.jpg", "image", "i1", 2048, 1.6e9),
+            ArchivedRow("plants", "dataset", "d2", 0, None),
+        ]
+
+    def restore(self, paths: Sequence[str]) -> Outcome:
+        self.asked.append(("restore", list(paths)))
+        taken = [path for path in paths if path.endswith("taken.jpg")]
+        return Outcome(
+            [path for path in paths if path not in taken], [(path, "the name is taken") for path in taken]
+        )
+
+    def remove_permanently(self, path: str) -> None:
         self.asked.append(("rm", path))
         if path.endswith("missing.jpg"):
             raise FileNotFoundError(2, "No such file or directory")

@@ -62,6 +62,10 @@ def _command(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], in
         from pictofs.cli import uploads
 
         return uploads.run
+    if arguments.command in ("archive", "restore"):
+        from pictofs.cli import archive
+
+        return archive.run
     if arguments.command in ("status", "wait"):
         from pictofs.cli import watching
 

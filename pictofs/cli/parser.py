@@ -43,6 +43,14 @@ examples:
   pictofs uploads discard 17                         forget one, with its bytes
 """
 
+_ARCHIVE_EXAMPLES = """\
+examples:
+  pictofs archive list ~/Pictograph/birds            what was removed there, and can come back
+  pictofs restore ~/Pictograph/birds/robin.jpg       bring an image back
+  pictofs restore ~/Pictograph/birds/2024            all that was removed in this folder
+  pictofs restore ~/Pictograph/plants                a dataset that was removed
+"""
+
 _TOP_EPILOG = """\
 first steps:
   pictograph login                 store the API key (or set PICTOGRAPH_API_KEY)
@@ -154,6 +162,14 @@ def build() -> argparse.ArgumentParser:
     rm.add_argument("paths", type=Path, nargs="+", metavar="PATH")
     _add_settings(rm, only=_PLACES)
 
+    restore = _command(commands, "restore", "bring back what was removed", _ARCHIVE_EXAMPLES)
+    restore.add_argument(
+        "paths", type=Path, nargs="+", metavar="PATH", help="where it was, or a folder of it"
+    )
+    _add_settings(restore, only=_PLACES)
+
+    _add_archive(commands)
+
     sandbox = _command(commands, "sandbox", "run a Pictograph-compatible server on this machine")
     sandbox_cli.add_arguments(sandbox)
     return parser
@@ -199,6 +215,20 @@ def _add_uploads(commands: Any) -> None:
         )
     for parser in (show, retry, discard, export):
         parser.add_argument("--mount", type=Path, metavar="MOUNT", help="which mount, when there are several")
+        _add_settings(parser, only=_PLACES)
+
+
+def _add_archive(commands: Any) -> None:
+    archive = _command(commands, "archive", "list or bring back what was removed", _ARCHIVE_EXAMPLES)
+    actions = archive.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    show = _command(actions, "list", "list what is archived below PATH (default: on all mounts)")
+    show.add_argument("path", type=Path, nargs="?", metavar="PATH")
+    show.add_argument("--json", action="store_true", help="for programs")
+
+    restore = _command(actions, "restore", "bring it back")
+    restore.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    for parser in (show, restore):
         _add_settings(parser, only=_PLACES)
 
 

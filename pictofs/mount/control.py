@@ -33,7 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pictofs.mount import mountinfo
+from pictofs.api.errors import PictographError
+from pictofs.mount import mountinfo, problems
 
 log = logging.getLogger(__name__)
 
@@ -331,6 +332,8 @@ def _refusal(sentence: str, *, kind: str = "error") -> dict[str, object]:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, PictographError):
+        return problems.sentence(error)
     if isinstance(error, OSError) and error.strerror:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
         return where + error.strerror

@@ -9,21 +9,24 @@
 | discard      | ids, paths, all                  | {"rows"}: those forgotten |
 | refresh      | path                             | null |
 | rm_permanent | path                             | null: deleted for good |
+| archived     | path                             | {"rows": [ArchivedRow…]}: at the path and below |
+| restore      | paths                            | {"restored": [path…], "refused": [{"path", "reason"}…]} |
 | drain        |                                  | null: what waits is sent now, not after its pause |
 | unmount      | drain_timeout_s                  | null: taken out of the tree; the process ends soon after |
 
-Paths are relative to the mount's root. Handlers run in the control server's threads and answer at
-once: who waits for something polls `status`.
+Paths are relative to the mount's root. Handlers run in the control server's threads. What concerns uploads
+answers at once: who waits for something polls `status`. The others ask the service before they answer.
 """
 
 from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
 from pictofs.mount.status import NOTHING, Budget, Cache, JournalView, StatusReport, Tally, Waiting, collect
 from pictofs.mount.uploads import Selection, UploadDesk
@@ -49,6 +52,14 @@ class BudgetView(Protocol):
     def reset_at(self) -> float | None: ...
     @property
     def by_route(self) -> Mapping[str, int]: ...
+
+
+class ArchiveView(Protocol):
+    """What is archived; see mount/archive."""
+
+    def rows(self, path: str) -> Sequence[ArchivedRow]: ...
+    def restore(self, paths: Sequence[str]) -> Outcome: ...
+    def remove_permanently(self, path: str) -> None: ...
 
 
 class CacheView(Protocol):
@@ -79,7 +90,7 @@ class Parts:
         being_written: files open for writing.
         removals: images still to be archived on the server.
         refresh: drop what is known below a path, so that the next look asks the server.
-        remove_permanently: delete an image for good.
+        archive: what is archived, and deleting for good.
         unmount: take the mount out of the tree and let the process end, draining at most so many seconds
             more. Raises OSError: EBUSY when it is in use.
     """
@@ -95,7 +106,7 @@ class Parts:
     being_written: Callable[[], int]
     removals: Callable[[], int]
     refresh: Callable[[str], None]
-    remove_permanently: Callable[[str], None]
+    archive: ArchiveView
     unmount: Callable[[float], None]
 
 
@@ -147,8 +158,14 @@ def build_handlers(parts: Parts) -> Mapping[str, Handler]:
         return None
 
     def rm_permanent(arguments: Mapping[str, Any]) -> object:
-        parts.remove_permanently(_path(arguments))
+        parts.archive.remove_permanently(_path(arguments))
         return None
+
+    def archived(arguments: Mapping[str, Any]) -> object:
+        return {"rows": [row.to_json() for row in parts.archive.rows(_path(arguments))]}
+
+    def restore(arguments: Mapping[str, Any]) -> object:
+        return parts.archive.restore(_paths(arguments)).to_json()
 
     def drain(_: Mapping[str, Any]) -> object:
         parts.uploader.kick()
@@ -171,6 +188,8 @@ def build_handlers(parts: Parts) -> Mapping[str, Handler]:
         "discard": discard,
         "refresh": refresh,
         "rm_permanent": rm_permanent,
+        "archived": archived,
+        "restore": restore,
         "drain": drain,
         "unmount": unmount,
     }
@@ -181,6 +200,13 @@ def _path(arguments: Mapping[str, Any]) -> str:
     if not isinstance(path, str):
         raise ControlError("path must be a text")
     return path.strip("/")
+
+
+def _paths(arguments: Mapping[str, Any]) -> list[str]:
+    paths = arguments.get("paths")
+    if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
+        raise ControlError("paths must be a list of texts")
+    return [path.strip("/") for path in paths]
 
 
 def _seconds(arguments: Mapping[str, Any], name: str) -> float:

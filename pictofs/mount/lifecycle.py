@@ -32,8 +32,9 @@ from pictofs.fs import fuse
 from pictofs.fs.errnos import errno_of
 from pictofs.fs.rules import Policy
 from pictofs.fs.vfs import Vfs
-from pictofs.fs.view import ImageNode, Owner, View
+from pictofs.fs.view import Owner, View
 from pictofs.mount import accounts, daemon, mountinfo, notify
+from pictofs.mount.archive import ArchiveDesk
 from pictofs.mount.control import ControlServer, MountRecord, socket_path, write_record
 from pictofs.mount.handlers import Parts, Progress, build_handlers
 from pictofs.mount.problems import MountError, sentence
@@ -206,6 +207,7 @@ class _Mount:
         )
         owner = Owner(settings.uid, settings.gid, settings.umask)
         self.view = View(metadata, self._journal, owner, probe_size=service.size)
+        policy = Policy(settings.read_only, settings.sync, settings.overwrite, settings.upload_wait_s)
         self.vfs = Vfs(
             organization=account.organization,
             view=self.view,
@@ -216,8 +218,16 @@ class _Mount:
             spool=self._spool,
             archive=self._archive,
             remote=service,
-            policy=Policy(settings.read_only, settings.sync, settings.overwrite, settings.upload_wait_s),
+            policy=policy,
             on_start=self._start,
+        )
+        self._archive_desk = ArchiveDesk(
+            service,
+            metadata,
+            self.view,
+            policy,
+            settle=lambda dataset_id: self._archive.flush(dataset_id, settings.upload_wait_s),
+            gone=self.vfs.archived,
         )
 
     def serve(self, ready: Callable[[], None]) -> None:
@@ -280,7 +290,7 @@ class _Mount:
                 being_written=self.vfs.being_written,
                 removals=lambda: self._journal.removal_count,
                 refresh=self.vfs.refresh,
-                remove_permanently=self._remove_permanently,
+                archive=self._archive_desk,
                 unmount=self._unmount,
             )
         )
@@ -314,15 +324,6 @@ class _Mount:
         if budget.limit is None or budget.remaining is None:
             return True
         return budget.remaining >= LOW_BUDGET * budget.limit
-
-    def _remove_permanently(self, path: str) -> None:
-        node = self.view.resolve(path)
-        if not isinstance(node, ImageNode):
-            raise MountError(f"{path} is not an uploaded image; only those can be deleted for good.")
-        result = self._service.delete_permanently(node.dataset.id, node.image.id)
-        if result.failed:
-            raise MountError(f"{path} was not deleted: {result.failed[0].reason}.")
-        self.vfs.archived(node.dataset.id, node.image.id)
 
     def _unmount(self, drain_timeout_s: float) -> None:
         self._drain_timeout_s = drain_timeout_s

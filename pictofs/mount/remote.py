@@ -115,6 +115,30 @@ class Service:
             dataset_id, lambda name: self._client.batch.delete(name, [image_id], permanent=True)
         )
 
+    # mount.archive.ArchiveSource
+
+    def dataset(self, dataset_id: str) -> Dataset:
+        return self._client.datasets.get(dataset_id)
+
+    def archived_datasets(self) -> Sequence[Dataset]:
+        return self._client.datasets.list(archived=True)
+
+    def archived_images(
+        self, dataset_id: str, folder: str | None = None, filename: str | None = None
+    ) -> Iterator[Image]:
+        images = self._client.images.iter(
+            dataset_id, directory_path=folder, filename=filename, include_archived=True
+        )
+        return (image for image in images if image.is_archived)
+
+    def restore(self, dataset_id: str, image_ids: Sequence[str]) -> BatchResult:
+        return self._names.ask(
+            dataset_id, lambda name: self._client.batch.update(name, image_ids, is_archived=False)
+        )
+
+    def unarchive_dataset(self, dataset_id: str) -> Dataset:
+        return self._client.datasets.unarchive(dataset_id)
+
     # Bytes
 
     def links(self, dataset_id: str) -> Sequence[DownloadItem]:

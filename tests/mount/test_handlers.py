@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from journal_fakes import FakeJournal, FakeSpool, path_of, upload
 
+from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
 from pictofs.mount.handlers import Parts, Progress, build_handlers
 from pictofs.mount.status import Budget, StatusReport, Tally
@@ -43,7 +44,7 @@ class FakeDaemon:
                 being_written=lambda: 1,
                 removals=lambda: 2,
                 refresh=self.note("refresh"),
-                remove_permanently=self.note("rm"),
+                archive=self,
                 unmount=self.unmount,
             )
         )
@@ -53,6 +54,16 @@ class FakeDaemon:
 
     def kick(self) -> None:
         self.asked.append("kick")
+
+    def rows(self, path: str) -> list[ArchivedRow]:
+        return [ArchivedRow(f"{path}/a.jpg", "image", "i1", 5, None)]
+
+    def restore(self, paths: Sequence[str]) -> Outcome:
+        self.asked.append(("restore", *paths))
+        return Outcome([paths[0]], [(path, "no") for path in paths[1:]])
+
+    def remove_permanently(self, path: str) -> None:
+        self.asked.append(("rm", path))
 
     def unmount(self, drain_timeout_s: float) -> None:
         self.asked.append(("unmount", drain_timeout_s))
@@ -188,3 +199,15 @@ def test_unmount(daemon: FakeDaemon) -> None:
 def test_an_empty_selection_does_nothing(daemon: FakeDaemon) -> None:
     assert daemon.desk.retry(Selection(), force=False) == []
     assert daemon.desk.discard(Selection()) == []
+
+
+def test_the_archive(daemon: FakeDaemon) -> None:
+    (row,) = daemon("archived", path="/birds/")["rows"]
+    assert row == {"path": "birds/a.jpg", "kind": "image", "id": "i1", "size_bytes": 5, "created_s": None}
+    assert daemon("restore", paths=["/birds/a.jpg", "b"]) == {
+        "restored": ["birds/a.jpg"],
+        "refused": [{"path": "b", "reason": "no"}],
+    }
+    for nonsense in ([], "birds", [1]):
+        with pytest.raises(ControlError, match="paths"):
+            daemon("restore", paths=nonsense)
