@@ -235,7 +235,10 @@ class MountSettings:
         "the longest that fsync, or close with sync, waits for an upload",
     )
     request_timeout_s: float = _setting(
-        "request-timeout", POSITIVE_DURATION, 30.0, "the longest wait for one answer of the server"
+        "request-timeout",
+        POSITIVE_DURATION,
+        30.0,
+        "the longest wait for one answer of the server, and for the end of a rate limit",
     )
     binding: Literal["auto", "mfusepy", "fusepy"] = _setting(
         "binding",

@@ -23,6 +23,7 @@ from typing import Protocol, TypeVar
 from cachetools import TTLCache
 
 from pictofs import namespace
+from pictofs.api.budget import Reason, because
 from pictofs.api.errors import PictographError
 from pictofs.api.models import Dataset, Directory, Image
 from pictofs.cache.tree import Tree
@@ -346,7 +347,8 @@ class MetadataCache:
 
         def run() -> None:
             try:
-                self._fly(question, flight, ask)
+                with because(Reason.REFRESHING):
+                    self._fly(question, flight, ask)
             except PictographError as error:
                 log.warning("The listing could not be refreshed, the last known one is shown: %s", error)
                 with self._lock:  # Not again before another ttl has passed.

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from pictofs.api.budget import REFRESH_SHARE
 from pictofs.cli.terminal import printable
 from pictofs.mount.status import Budget, StatusReport, Tally, Uploads
 from pictofs.mount.uploads import UploadRow
@@ -105,7 +106,8 @@ def _facts(report: StatusReport, now_s: float) -> list[_Fact]:
         if tally.files
     ]
     if report.budget:
-        facts.append(_Fact("requests", _budget(report.budget, now_s)))
+        first, *others = _budget(report.budget, now_s)
+        facts += [_Fact("requests", first), *(_Fact("", line) for line in others)]
     if report.cache:
         facts.append(
             _Fact("cache", f"{show_size(report.cache.used_bytes)} of {show_size(report.cache.limit_bytes)}")
@@ -128,13 +130,22 @@ def _going_up(uploads: Uploads) -> str:
     return text
 
 
-def _budget(budget: Budget, now_s: float) -> str:
-    text = f"{budget.used:,} sent in the last hour"
+def _budget(budget: Budget, now_s: float) -> list[str]:
+    """Lines about the hour's requests: what is left first, since that decides what works."""
+    lines = []
     if budget.remaining is not None and budget.limit is not None:
-        text += f", {budget.remaining:,} of {budget.limit:,} left"
-    if budget.reset_s is not None and budget.reset_s > now_s:
-        text += f", resets in {show_duration(budget.reset_s - now_s)}"
-    return text
+        left = f"{budget.remaining:,} of {budget.limit:,} left"
+        if budget.reset_s is not None and budget.reset_s > now_s:
+            left += f", resets in {show_duration(budget.reset_s - now_s)}"
+        lines.append(left)
+    ordered = sorted(budget.by_reason.items(), key=lambda item: -item[1])
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in ordered)
+    lines.append(f"{budget.used:,} sent in the last hour" + (f" ({reasons})" if reasons else ""))
+    if budget.pause_s > 0:
+        lines.append(f"none until the server allows more, in {show_duration(budget.pause_s)}")
+    elif budget.limit and budget.remaining is not None and budget.remaining < REFRESH_SHARE * budget.limit:
+        lines.append("few are left: nothing is refreshed in the background")
+    return lines
 
 
 def _problem_lines(report: StatusReport) -> list[tuple[str, str]]:

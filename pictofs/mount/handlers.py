@@ -26,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pictofs.api.budget import Reason, because
 from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
 from pictofs.mount.status import NOTHING, Budget, Cache, JournalView, StatusReport, Tally, Waiting, collect
@@ -52,6 +53,10 @@ class BudgetView(Protocol):
     def reset_at(self) -> float | None: ...
     @property
     def by_route(self) -> Mapping[str, int]: ...
+    @property
+    def by_reason(self) -> Mapping[Reason, int]: ...
+    @property
+    def pause_s(self) -> float: ...
 
 
 class ArchiveView(Protocol):
@@ -125,7 +130,15 @@ def report(parts: Parts) -> StatusReport:
         waiting=progress.waiting,
         budget=None
         if budget is None
-        else Budget(budget.used, budget.limit, budget.remaining, budget.reset_at, dict(budget.by_route)),
+        else Budget(
+            budget.used,
+            budget.limit,
+            budget.remaining,
+            budget.reset_at,
+            dict(budget.by_route),
+            {reason.value: count for reason, count in budget.by_reason.items()},
+            budget.pause_s,
+        ),
         cache=None if parts.cache is None else Cache(parts.cache.used_bytes, parts.cache.max_bytes),
         mountpoint=parts.record.mountpoint,
         pid=parts.record.pid,
@@ -158,14 +171,17 @@ def build_handlers(parts: Parts) -> Mapping[str, Handler]:
         return None
 
     def rm_permanent(arguments: Mapping[str, Any]) -> object:
-        parts.archive.remove_permanently(_path(arguments))
+        with because(Reason.CONTROL):
+            parts.archive.remove_permanently(_path(arguments))
         return None
 
     def archived(arguments: Mapping[str, Any]) -> object:
-        return {"rows": [row.to_json() for row in parts.archive.rows(_path(arguments))]}
+        with because(Reason.CONTROL):
+            return {"rows": [row.to_json() for row in parts.archive.rows(_path(arguments))]}
 
     def restore(arguments: Mapping[str, Any]) -> object:
-        return parts.archive.restore(_paths(arguments)).to_json()
+        with because(Reason.CONTROL):
+            return parts.archive.restore(_paths(arguments)).to_json()
 
     def drain(_: Mapping[str, Any]) -> object:
         parts.uploader.kick()

@@ -23,6 +23,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pictofs import imagefile
+from pictofs.api.budget import Allowance
 from pictofs.api.client import Client
 from pictofs.api.credentials import Credentials
 from pictofs.api.models import Organization
@@ -56,9 +57,6 @@ LOG_BYTES = 5 << 20
 
 DRAIN_SLICE_S = 1.0
 """How often a draining process looks at its signals and tells systemd that it is alive."""
-
-LOW_BUDGET = 0.1
-"""Share of the hour's requests below which nothing is asked in the background (semantics.md)."""
 
 
 def mount(settings: MountSettings, credentials: Credentials, mountpoint: Path, *, foreground: bool) -> int:
@@ -150,8 +148,14 @@ class _Mount:
         self._stack = stack
 
         client = self._client = stack.enter_context(
-            Client(credentials.api_key, base_url=credentials.base_url, timeout_s=settings.request_timeout_s)
+            Client(
+                credentials.api_key,
+                base_url=credentials.base_url,
+                timeout_s=settings.request_timeout_s,
+                retry_after_limit_s=settings.request_timeout_s,
+            )
         )
+        self._allowance = Allowance(lambda: client.budget)
         names = DatasetNames(client)
         service = self._service = Service(client, names)
         # The queue has a patience of its own, and must hear of a rate limit at once.
@@ -196,7 +200,7 @@ class _Mount:
             ttl_s=settings.metadata_ttl_s,
             only=settings.datasets,
             hidden=self._journal.hidden,
-            may_revalidate=self._may_ask_behind,
+            may_revalidate=self._allowance.may_refresh,
         )
         _check_datasets(settings, metadata)
         downloader = Downloader(
@@ -317,13 +321,6 @@ class _Mount:
                 None if pause.until_ns is None else pause.until_ns / 1e9,
             ),
         )
-
-    def _may_ask_behind(self) -> bool:
-        """Whether enough of the hour's requests is left for questions that nobody waits for."""
-        budget = self._client.budget
-        if budget.limit is None or budget.remaining is None:
-            return True
-        return budget.remaining >= LOW_BUDGET * budget.limit
 
     def _unmount(self, drain_timeout_s: float) -> None:
         self._drain_timeout_s = drain_timeout_s

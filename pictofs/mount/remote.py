@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pictofs.api.budget import Reason, because
 from pictofs.api.client import Client
 from pictofs.api.errors import NotFoundError, StorageError
 from pictofs.api.models import (
@@ -189,7 +190,8 @@ class Queue:
         return self._client.images.bulk_register(dataset_id, images, idempotency_key=idempotency_key)
 
     def find(self, dataset_id: str, folder: str, filename: str | None) -> Sequence[Image]:
-        return list(self._client.images.iter(dataset_id, directory_path=folder, filename=filename))
+        with because(Reason.UPLOADING):
+            return list(self._client.images.iter(dataset_id, directory_path=folder, filename=filename))
 
     def archive(self, dataset_id: str, image_ids: Sequence[str]) -> BatchResult:
         return self._names.ask(dataset_id, lambda name: self._client.batch.delete(name, image_ids))
@@ -200,5 +202,7 @@ class Queue:
         )
 
     def read(self, image: Image) -> Iterator[bytes]:
-        with self._client.images.open_original(image.id) as stream:
+        with because(Reason.UPLOADING):
+            opened = self._client.images.open_original(image.id)
+        with opened as stream:
             yield from stream

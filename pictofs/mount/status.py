@@ -12,10 +12,10 @@
                     rate_bytes_per_s, left_s; waiting: {"reason", "since_s", "until_s"} or null
     problems        what is held or failed: [{"id", "path", "state", "reason", "size_bytes"}], the first
                     MAX_PROBLEMS of problems_total
-    budget          {"used", "limit", "remaining", "reset_s", "by_route"} or null
+    budget          {"used", "limit", "remaining", "reset_s", "by_route", "by_reason", "pause_s"} or null
     cache           {"used_bytes", "limit_bytes"} or null
 
-Times ending in `_s` are Unix seconds, but `left_s` is a duration. Null means not known.
+Times ending in `_s` are Unix seconds, but `left_s` and `pause_s` are durations. Null means not known.
 """
 
 from __future__ import annotations
@@ -107,13 +107,16 @@ class Uploads:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """API requests of this hour: sent by this mount, allowed, left, and when the window resets."""
+    """API requests of this hour: sent by this mount (and for what), allowed, left, when the window resets,
+    and for how long the server has asked to be left alone."""
 
     used: int
     limit: int | None = None
     remaining: int | None = None
     reset_s: float | None = None
     by_route: Mapping[str, int] = field(default_factory=dict)
+    by_reason: Mapping[str, int] = field(default_factory=dict)
+    pause_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ IDLE = StatusReport(
     account="Ada's Lab on api.pictograph.io",
     mountpoint="/home/ada/Pictograph",
     cache=Cache(1_288_490_189, 10 * 2**30),
-    budget=Budget(120, 2000, 1880, NOW_S + 1920, {}),
+    budget=Budget(120, 2000, 1880, NOW_S + 1920, {}, {"reading": 30, "browsing": 90}),
 )
 BUSY = dataclasses.replace(
     IDLE,
@@ -62,7 +62,8 @@ STUCK = dataclasses.replace(
             """\
             /home/ada/Pictograph (Ada's Lab on api.pictograph.io)
               Everything is on the server.
-              requests    120 sent in the last hour, 1,880 of 2,000 left, resets in 32 min
+              requests    1,880 of 2,000 left, resets in 32 min
+                          120 sent in the last hour (90 browsing, 30 reading)
               cache       1.2 GiB of 10 GiB""",
         ),
         (
@@ -74,7 +75,8 @@ STUCK = dataclasses.replace(
               open        1 file being written
               landed      12 files (36 MiB) since the mount
               removing    3 images
-              requests    120 sent in the last hour, 1,880 of 2,000 left, resets in 32 min
+              requests    1,880 of 2,000 left, resets in 32 min
+                          120 sent in the last hour (90 browsing, 30 reading)
               cache       1.2 GiB of 10 GiB""",
         ),
         (
@@ -105,6 +107,19 @@ STUCK = dataclasses.replace(
 )
 def test_status(report: StatusReport, text: str) -> None:
     assert render.status_text(report, NOW_S) == dedent(text)
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (Budget(9, 100, 9), "few are left: nothing is refreshed in the background"),
+        (Budget(9, 100, 0, pause_s=90), "none until the server allows more, in 2 min"),
+        (Budget(9, 100, 10), None),
+    ],
+)
+def test_a_low_budget_says_what_it_means(budget: Budget, words: str | None) -> None:
+    lines = render.status_text(dataclasses.replace(IDLE, cache=None, budget=budget), NOW_S).splitlines()
+    assert lines[4:] == ([] if words is None else [f"              {words}"])
 
 
 def test_a_terminal_sees_the_same_words() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from journal_fakes import FakeJournal, FakeSpool, path_of, upload
 
+from pictofs.api.budget import Reason
 from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
 from pictofs.mount.handlers import Parts, Progress, build_handlers
@@ -80,6 +81,7 @@ class FakeDaemon:
 
 class Counted:
     used, limit, remaining, reset_at, by_route = 5, 2000, 1995, 9.0, {"GET /x": 5}
+    by_reason, pause_s = {Reason.BROWSING: 5}, 7.0
 
 
 class Cached:
@@ -98,7 +100,7 @@ def test_status_has_it_all(daemon: FakeDaemon) -> None:
     assert (uploads.queued, uploads.failed, uploads.held) == (Tally(1, 1000), Tally(2, 2000), Tally(1, 1000))
     assert (uploads.landed, uploads.rate_bytes_per_s, uploads.left_s) == (Tally(9, 90), 8.0, 125.0)
     assert (uploads.being_written, uploads.removals) == (1, 2)
-    assert report.budget == Budget(5, 2000, 1995, 9.0, {"GET /x": 5})
+    assert report.budget == Budget(5, 2000, 1995, 9.0, {"GET /x": 5}, {"browsing": 5}, 7.0)
     assert report.cache is not None
     assert (report.cache.used_bytes, report.cache.limit_bytes) == (3, 30)
 

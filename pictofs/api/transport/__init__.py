@@ -2,6 +2,7 @@
 
 core      Transport: API calls, downloads, uploads; where the key goes and where not
 retries   when a request is sent again
+gate      one pause for everybody after a 429
 bodies    what streams in and out: Stream, UploadBody
 failures  their exceptions into ours
 wire      addresses, query and bodies as bytes

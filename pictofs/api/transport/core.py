@@ -6,7 +6,7 @@ one point, to addresses that begin with our own base URL; an absolute API addres
 to path and query first (`_pinned`), and redirects are followed here, by hand, under the same rule.
 
 Any thread may use a transport; nothing is kept per thread (FUSE threads come and go). After a fork, make a
-new one. Lock order: the budget meter's own lock only.
+new one. Lock order: the budget meter's and the gate's own locks only.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO, TypeVar, cast
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
@@ -25,7 +26,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 from pictofs.api.answers import content_length, error_from
-from pictofs.api.budget import Budget, BudgetMeter
+from pictofs.api.budget import Budget, BudgetMeter, remaining_in
 from pictofs.api.credentials import Credentials, is_loopback
 from pictofs.api.errors import ApiError, NetworkError, ServerError, StorageError
 from pictofs.api.transport.bodies import Stream, UploadBody
@@ -36,6 +37,7 @@ from pictofs.api.transport.failures import (
     never_connected,
     translated,
 )
+from pictofs.api.transport.gate import Gate
 from pictofs.api.transport.retries import Attempts, RetryPolicy
 from pictofs.api.transport.wire import (
     KeyHeader,
@@ -75,6 +77,7 @@ class Transport:
         self._timeout_s = timeout_s
         self._closing = threading.Event()
         self._meter = BudgetMeter()
+        self._gate = Gate()
         # Asked for the proxies and CA bundles of the environment only; it sends nothing, so that it neither
         # keeps cookies nor reads ~/.netrc.
         self._environment = requests.Session()
@@ -88,11 +91,12 @@ class Transport:
 
     @property
     def budget(self) -> Budget:
-        return self._meter.snapshot()
+        return replace(self._meter.snapshot(), pause_s=self._gate.pause_s())
 
     def close(self) -> None:
         """Drop idle connections and end waits for a retry. Calls from now on raise NetworkError."""
         self._closing.set()
+        self._gate.close()
         self._pools.close()
         self._environment.close()
 
@@ -245,7 +249,8 @@ class Transport:
             if route is not None:
                 self._meter.count(route, headers)
 
-        return Attempts.of(self.policy, self._closing, repeated)
+        turn = None if route is None else self._gate.turn(self.policy.retry_after_limit_s)
+        return Attempts.of(self.policy, self._closing, turn, repeated)
 
     def _follow(
         self,
@@ -289,14 +294,21 @@ class Transport:
             # No proxy can reach this machine's own address, and one would read the key of plain http.
             settings["proxies"] = {}
         timeout = (min(_CONNECT_TIMEOUT_S, read_timeout_s), read_timeout_s)
+        turn = attempts.turn
         try:
+            if turn is not None:
+                turn.enter()
             response = self._pools.adapter(attempts).send(request, timeout=timeout, **cast("Any", settings))
         except BaseException as error:  # noqa: BLE001 - whatever it is, its frames hold the key
+            if turn is not None:
+                turn.failed()
             failure = translated(error, f"{request.method} {shown(url)}")
             reached = not never_connected(error)
         else:
             if route is not None:
                 self._meter.count(route, response.headers)
+            if turn is not None and response.status_code != 429:
+                turn.answered(remaining_in(response.headers))
             return response
         if route is not None and reached:
             self._meter.count(route, None)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import requests
 import urllib3
 
-from pictofs.api.errors import NetworkError, PictographError, RequestTimeoutError
+from pictofs.api.errors import NetworkError, PictographError, RateLimitError, RequestTimeoutError
 
 _FOREIGN = (requests.RequestException, urllib3.exceptions.HTTPError, http.client.HTTPException, OSError)
 
@@ -60,9 +60,10 @@ def closed() -> NetworkError:
 
 
 def never_connected(error: BaseException) -> bool:
-    """Whether the request surely did not reach the server, so that it cost no budget."""
+    """Whether the request surely did not reach the server, so that it cost no budget. (A RateLimitError among
+    the causes is the gate's: an answered 429 is an answer.)"""
     return any(
-        isinstance(cause, (urllib3.exceptions.ConnectTimeoutError, ClientClosedError))
+        isinstance(cause, (urllib3.exceptions.ConnectTimeoutError, ClientClosedError, RateLimitError))
         for cause in _causes(error)
     )
 

@@ -2,7 +2,8 @@
 
 Sent again: 408, 429, 500, 502, 503, 504, and connections that fail or break. Every method is, since writes
 carry an idempotency key that stays the same. Waits grow exponentially, with jitter; a longer `Retry-After` is
-waited for instead, and one beyond the policy's bound ends the attempts. Timings are those of the official SDK
+waited for instead, and one beyond the policy's bound ends the attempts. After a 429 everybody waits together
+(`gate`). Timings are those of the official SDK
 (`_http/retry.py`, 1.69.146).
 """
 
@@ -22,6 +23,7 @@ from urllib3.util.retry import Retry
 
 from pictofs.api.answers import retry_after_s
 from pictofs.api.transport.failures import ClientClosedError
+from pictofs.api.transport.gate import Turn
 
 RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _BACKOFF_BASE_S = 1.0
@@ -35,8 +37,9 @@ class RetryPolicy:
 
     Attributes:
         max_retries: further attempts after the first.
-        retry_after_limit_s: the longest `Retry-After` to sit out. 0 means that a 429 is never waited for: it
-            comes back at once as `RateLimitError`, for a caller that stops a whole queue on it.
+        retry_after_limit_s: the longest `Retry-After` to sit out, and the longest that one call waits in all
+            for the end of a rate limit. 0 means that a 429 is never waited for: it comes back at once as
+            `RateLimitError`, for a caller that stops a whole queue on it.
         backoff_base_s: the wait before the second attempt; doubles from there.
     """
 
@@ -56,14 +59,17 @@ class Attempts(Retry):
         *args: Any,
         policy: RetryPolicy,
         closing: threading.Event,
+        turn: Turn | None,
         on_repeat: Callable[[Mapping[str, str] | None], None],
         **options: Any,
     ) -> None:
-        """`closing` ends a wait early. `on_repeat` hears of each attempt that reached the server and will be
-        followed by another, with the answer's headers or None."""
+        """`closing` ends a wait early. `turn` is the way through the gate, None for storage. `on_repeat`
+        hears of each attempt that reached the server and will be followed by another, with the answer's
+        headers or None."""
         super().__init__(*args, **options)
         self._policy = policy
         self._closing = closing
+        self.turn = turn
         self._on_repeat = on_repeat
 
     @classmethod
@@ -71,6 +77,7 @@ class Attempts(Retry):
         cls,
         policy: RetryPolicy,
         closing: threading.Event,
+        turn: Turn | None,
         on_repeat: Callable[[Mapping[str, str] | None], None],
     ) -> Attempts:
         """All attempts that `policy` allows, none made yet."""
@@ -82,11 +89,14 @@ class Attempts(Retry):
             raise_on_status=False,
             policy=policy,
             closing=closing,
+            turn=turn,
             on_repeat=on_repeat,
         )
 
     def new(self, **changes: Any) -> Attempts:
-        return super().new(policy=self._policy, closing=self._closing, on_repeat=self._on_repeat, **changes)
+        return super().new(
+            policy=self._policy, closing=self._closing, turn=self.turn, on_repeat=self._on_repeat, **changes
+        )
 
     def increment(
         self,
@@ -112,21 +122,25 @@ class Attempts(Retry):
 
     def get_backoff_time(self) -> float:
         """Seconds to wait before the next attempt."""
-        if not self.history:
-            return 0.0
+        return self._backoff_s(len(self.history)) if self.history else 0.0
+
+    def _backoff_s(self, failures: int) -> float:
         # 2**30 is far past the cap, and keeps the float finite.
-        wait_s = self._policy.backoff_base_s * 2.0 ** min(len(self.history) - 1, 30)
+        wait_s = self._policy.backoff_base_s * 2.0 ** min(failures - 1, 30)
         return min(wait_s, _BACKOFF_CAP_S) * random.uniform(*_JITTER)  # noqa: S311 - spreads load only
 
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
-        """Raises ClientClosedError when the client is closed meanwhile."""
+        """Raises ClientClosedError when the client is closed meanwhile, RateLimitError from the gate."""
+        if response is not None and response.status == 429 and self.turn is not None:
+            self.turn.enter()
+            return
         asked_s = retry_after_s(response.headers) if response is not None else None
         if self._closing.wait(max(asked_s or 0.0, self.get_backoff_time())):
             raise ClientClosedError
 
     def _is_too_long_a_wait(self, response: BaseHTTPResponse) -> bool:
-        limit_s = self._policy.retry_after_limit_s
-        if response.status == 429 and limit_s <= 0:
-            return True
         asked_s = retry_after_s(response.headers)
-        return asked_s is not None and asked_s > limit_s
+        if response.status == 429 and self.turn is not None:
+            pause_s = self._backoff_s(len(self.history) + 1) if asked_s is None else asked_s
+            return not self.turn.refused(pause_s)
+        return asked_s is not None and asked_s > self._policy.retry_after_limit_s
