@@ -13,6 +13,7 @@ from pictofs import settings
 from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import ControlServer, MountRecord, socket_path, write_record
 from pictofs.mount.handlers import Parts, Progress, build_handlers
+from pictofs.mount.plan import Traits
 from pictofs.mount.status import Tally
 from pictofs.mount.uploads import UploadDesk
 from pictofs.transfer.records import State
@@ -67,6 +68,7 @@ class FakeMount:
             removals=lambda: 0,
             refresh=lambda path: self.asked.append(("refresh", path)),
             archive=self,
+            traits=lambda: Traits(False, False, ("frozen",), None, None),
             unmount=self._unmount,
         )
         self._server = ControlServer(self.socket, build_handlers(parts))

@@ -66,6 +66,10 @@ def _command(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], in
         from pictofs.cli import archive
 
         return archive.run
+    if arguments.command == "plan":
+        from pictofs.cli import plan
+
+        return plan.run
     if arguments.command in ("status", "wait"):
         from pictofs.cli import watching
 

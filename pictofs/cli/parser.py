@@ -51,6 +51,14 @@ examples:
   pictofs restore ~/Pictograph/plants                a dataset that was removed
 """
 
+_PLAN_EXAMPLES = """\
+examples:
+  pictofs plan cp ~/Photos/2024 ~/Pictograph/birds   what `cp -r` of this would cost, and what is refused
+  pictofs plan rm ~/Pictograph/birds/2019            the same for `rm -r`
+
+Nothing is copied or removed. Exit status 1: something would be refused, or does not fit.
+"""
+
 _TOP_EPILOG = """\
 first steps:
   pictograph login                 store the API key (or set PICTOGRAPH_API_KEY)
@@ -169,6 +177,7 @@ def build() -> argparse.ArgumentParser:
     _add_settings(restore, only=_PLACES)
 
     _add_archive(commands)
+    _add_plan(commands)
 
     sandbox = _command(commands, "sandbox", "run a Pictograph-compatible server on this machine")
     sandbox_cli.add_arguments(sandbox)
@@ -229,6 +238,18 @@ def _add_archive(commands: Any) -> None:
     restore = _command(actions, "restore", "bring it back")
     restore.add_argument("paths", type=Path, nargs="+", metavar="PATH")
     for parser in (show, restore):
+        _add_settings(parser, only=_PLACES)
+
+
+def _add_plan(commands: Any) -> None:
+    plan = _command(commands, "plan", "what a copy or removal would cost, before doing it", _PLAN_EXAMPLES)
+    actions = plan.add_subparsers(dest="action", metavar="ACTION", required=True)
+    copy = _command(actions, "cp", "plan `cp -r SRC… DEST`, with DEST on the drive")
+    copy.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="sources, and the destination last")
+    remove = _command(actions, "rm", "plan `rm -r PATH…`")
+    remove.add_argument("paths", type=Path, nargs="+", metavar="PATH")
+    for parser in (copy, remove):
+        parser.add_argument("--json", action="store_true", help="for programs")
         _add_settings(parser, only=_PLACES)
 
 

@@ -11,6 +11,7 @@
 | rm_permanent | path                             | null: deleted for good |
 | archived     | path                             | {"rows": [ArchivedRow…]}: at the path and below |
 | restore      | paths                            | {"restored": [path…], "refused": [{"path", "reason"}…]} |
+| traits       |                                  | what a plan must know; see mount/plan.Traits |
 | drain        |                                  | null: what waits is sent now, not after its pause |
 | unmount      | drain_timeout_s                  | null: taken out of the tree; the process ends soon after |
 
@@ -29,6 +30,7 @@ from typing import Any, Protocol
 from pictofs.api.budget import Reason, because
 from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
+from pictofs.mount.plan import Traits
 from pictofs.mount.status import NOTHING, Budget, Cache, JournalView, StatusReport, Tally, Waiting, collect
 from pictofs.mount.uploads import Selection, UploadDesk
 from pictofs.transfer.records import Upload
@@ -96,6 +98,7 @@ class Parts:
         removals: images still to be archived on the server.
         refresh: drop what is known below a path, so that the next look asks the server.
         archive: what is archived, and deleting for good.
+        traits: what a plan must know.
         unmount: take the mount out of the tree and let the process end, draining at most so many seconds
             more. Raises OSError: EBUSY when it is in use.
     """
@@ -112,6 +115,7 @@ class Parts:
     removals: Callable[[], int]
     refresh: Callable[[str], None]
     archive: ArchiveView
+    traits: Callable[[], Traits]
     unmount: Callable[[float], None]
 
 
@@ -183,6 +187,9 @@ def build_handlers(parts: Parts) -> Mapping[str, Handler]:
         with because(Reason.CONTROL):
             return parts.archive.restore(_paths(arguments)).to_json()
 
+    def traits(_: Mapping[str, Any]) -> object:
+        return parts.traits().to_json()
+
     def drain(_: Mapping[str, Any]) -> object:
         parts.uploader.kick()
         return None
@@ -206,6 +213,7 @@ def build_handlers(parts: Parts) -> Mapping[str, Handler]:
         "rm_permanent": rm_permanent,
         "archived": archived,
         "restore": restore,
+        "traits": traits,
         "drain": drain,
         "unmount": unmount,
     }

@@ -38,6 +38,7 @@ from pictofs.mount import accounts, daemon, mountinfo, notify
 from pictofs.mount.archive import ArchiveDesk
 from pictofs.mount.control import ControlServer, MountRecord, socket_path, write_record
 from pictofs.mount.handlers import Parts, Progress, build_handlers
+from pictofs.mount.plan import Traits
 from pictofs.mount.problems import MountError, sentence
 from pictofs.mount.remote import DatasetNames, Queue, Service
 from pictofs.mount.status import Tally, Waiting
@@ -295,6 +296,7 @@ class _Mount:
                 removals=lambda: self._journal.removal_count,
                 refresh=self.vfs.refresh,
                 archive=self._archive_desk,
+                traits=self._traits,
                 unmount=self._unmount,
             )
         )
@@ -320,6 +322,17 @@ class _Mount:
                 pause.since_ns / 1e9,
                 None if pause.until_ns is None else pause.until_ns / 1e9,
             ),
+        )
+
+    def _traits(self) -> Traits:
+        datasets = self._metadata.datasets().items()
+        throughput = self._uploader.status().throughput
+        return Traits(
+            read_only=self._settings.read_only,
+            overwrite=self._settings.overwrite,
+            frozen=tuple(name for name, dataset in datasets if dataset.is_frozen),
+            bytes_per_s=throughput.bytes_per_s if throughput else None,
+            files_per_s=throughput.files_per_s if throughput else None,
         )
 
     def _unmount(self, drain_timeout_s: float) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "Pause",
     "QueueMarks",
     "RateMeter",
+    "Throughput",
     "rested_s",
 ]
 
@@ -240,19 +241,41 @@ class Collector:
         self._waves += 1
 
 
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What went over the line while something was on it, since the start."""
+
+    files_per_s: float
+    bytes_per_s: float
+
+
 class RateMeter:
-    """Bytes per second over the last half minute. Its owner locks."""
+    """Bytes per second over the last half minute, and on the whole. Its owner locks."""
 
     _WINDOW_S = 30.0
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._sent: deque[tuple[float, float, int]] = deque()  # (started, ended, bytes), by end
+        self._files = self._bytes = 0
+        self._busy_s = self._last_s = 0.0
 
     def add(self, started_s: float, size_bytes: int) -> None:
-        """So many bytes went from `started_s` until now."""
-        self._sent.append((started_s, self._clock.monotonic_s(), size_bytes))
+        """A file of so many bytes went from `started_s` until now."""
+        now_s = self._clock.monotonic_s()
+        self._sent.append((started_s, now_s, size_bytes))
+        self._files += 1
+        self._bytes += size_bytes
+        self._busy_s += now_s - max(started_s, self._last_s)
+        self._last_s = now_s
         self._forget()
+
+    def on_the_whole(self) -> Throughput | None:
+        """None when nothing was sent yet."""
+        if not self._files:
+            return None
+        busy_s = max(self._busy_s, 0.001)
+        return Throughput(self._files / busy_s, self._bytes / busy_s)
 
     def bytes_per_s(self) -> float | None:
         """None when nothing was sent lately."""

@@ -23,14 +23,14 @@ from pictofs.api.errors import ApiError, PictographError, ServerError, StorageEr
 from pictofs.api.models import NewImage
 from pictofs.transfer.claims import Claims
 from pictofs.transfer.crashpoints import CrashPoint, reach
-from pictofs.transfer.pacing import Backoff, Clock, Collector, Health, RateMeter
+from pictofs.transfer.pacing import Backoff, Clock, Collector, Health, RateMeter, Throughput
 from pictofs.transfer.records import Again, Member, Refused, Upload
 from pictofs.transfer.refusals import in_words, is_about_taken_name, is_final, is_stale_url, isolate
 from pictofs.transfer.registrar import Registrar
 from pictofs.transfer.spool import Spool
 from pictofs.transfer.trouble import JOURNAL_TROUBLE_S, report, report_journal
 
-__all__ = ["WAVE_ROWS", "PutJob", "SendRemote", "Sender"]
+__all__ = ["WAVE_BYTES", "WAVE_ROWS", "WAVE_S", "PutJob", "SendRemote", "Sender"]
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ WAVE_ROWS = 500
 """Files in one bulk request, as the service bounds it."""
 
 # Upload URLs live for 15 minutes, so a wave should be in storage within five, at the rate of late.
-_WAVE_S = 300.0
-_WAVE_BYTES = 256 * 1024 * 1024  # while no rate is known
+WAVE_S = 300.0
+WAVE_BYTES = 256 * 1024 * 1024  # while no rate is known
 
 # What an upload may take before it counts as stuck: a floor for a slow start, and the slowest line that is
 # still of use when all workers share it.
@@ -229,7 +229,7 @@ class Sender:
     def _wave_bytes(self) -> int:
         with self._lock:
             rate = self._rate.bytes_per_s() or 0.0
-        return max(_WAVE_BYTES, int(rate * _WAVE_S))
+        return max(WAVE_BYTES, int(rate * WAVE_S))
 
     # Bytes
 
@@ -375,6 +375,11 @@ class Sender:
         """Of late, None when nothing was sent."""
         with self._lock:
             return self._rate.bytes_per_s()
+
+    def throughput(self) -> Throughput | None:
+        """On the whole, None when nothing was sent yet."""
+        with self._lock:
+            return self._rate.on_the_whole()
 
 
 def _is_storage_refusal(error: Exception) -> bool:

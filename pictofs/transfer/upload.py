@@ -19,7 +19,7 @@ from typing import Protocol
 
 from pictofs.api.models import Image
 from pictofs.transfer.journal import Journal
-from pictofs.transfer.pacing import SYSTEM_CLOCK, Backoff, Clock, Health, Pause
+from pictofs.transfer.pacing import SYSTEM_CLOCK, Backoff, Clock, Health, Pause, Throughput
 from pictofs.transfer.records import Upload
 from pictofs.transfer.registrar import RegisterRemote, Registrar
 from pictofs.transfer.sender import Sender, SendRemote
@@ -49,6 +49,7 @@ class UploaderStatus:
         waiting: why nothing moves, None when nothing is in the way.
         needs_person: it waits for somebody to act: the key was refused.
         rate_bytes_per_s: of late, None when nothing was sent.
+        throughput: on the whole, None when nothing was sent yet.
         on_the_line: files whose bytes are being sent now.
         landed_files, landed_bytes: what arrived since the start.
     """
@@ -56,6 +57,7 @@ class UploaderStatus:
     waiting: Pause | None
     needs_person: bool
     rate_bytes_per_s: float | None
+    throughput: Throughput | None
     on_the_line: int
     landed_files: int
     landed_bytes: int
@@ -176,6 +178,7 @@ class Uploader:
             waiting=self.api.pause or self._storage.pause,
             needs_person=self.api.refused,
             rate_bytes_per_s=self.sender.rate_bytes_per_s(),
+            throughput=self.sender.throughput(),
             on_the_line=self.sender.busy(),
             landed_files=self.registrar.landed_files,
             landed_bytes=self.registrar.landed_bytes,

@@ -14,6 +14,7 @@ from pictofs.api.budget import Reason
 from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
 from pictofs.mount.handlers import Parts, Progress, build_handlers
+from pictofs.mount.plan import Traits
 from pictofs.mount.status import Budget, StatusReport, Tally
 from pictofs.mount.uploads import Selection, UploadDesk, UploadRow, UploadsError
 from pictofs.transfer.records import State
@@ -46,6 +47,7 @@ class FakeDaemon:
                 removals=lambda: 2,
                 refresh=self.note("refresh"),
                 archive=self,
+                traits=lambda: Traits(False, False, ("frozen",), None, None),
                 unmount=self.unmount,
             )
         )
