@@ -1,6 +1,9 @@
-"""The log's view of failed calls: each kind of trouble at once, a bug with its traceback, and then seldom.
+"""The log's view of failed calls: which operation, on which file, why, and what to do about it.
 
-An `OSError` that the vfs raised on purpose is no trouble; it logs itself what is worth a line.
+A refusal (an `OSError` with words of its own) is a line each time: it is the only place where a person finds
+the reason. Trouble with the service or this machine is a line at once and then seldom; a bug comes with its
+traceback. A plain ENOENT and its like are an everyday answer, and no line.
+
 `Complaints._lock` guards the times; nothing is called while it is held.
 """
 
@@ -8,9 +11,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import threading
 import time
 
+from pictofs.api.advice import what_to_do
+from pictofs.api.errors import PictographError
 from pictofs.fs.errnos import errno_of, is_foreseen
 
 __all__ = ["Complaints"]
@@ -19,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 # Ten thousand reads may fail of one cause: one line says so, one more each interval says that it lasts.
 _INTERVAL_S = 10.0
+
+# What this machine lacks, rather than what a program may not do.
+_TROUBLE = frozenset({errno.EIO, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Complaints:
@@ -31,8 +40,10 @@ class Complaints:
     def note(self, operation: str, subject: str, exc: BaseException) -> int:
         """Log `exc`, raised by `operation` on `subject`, if it is time to; the errno that stands for it."""
         number = errno_of(exc)
-        if isinstance(exc, OSError) and exc.errno == number:
-            logger.debug("%s %s: %s", operation, subject, exc)
+        if isinstance(exc, OSError) and exc.errno == number and number not in _TROUBLE:
+            is_refusal = exc.strerror != os.strerror(number)
+            level = logging.WARNING if is_refusal else logging.DEBUG
+            logger.log(level, "%s %s refused with %s: %s", operation, subject, _name(number), exc.strerror)
             return number
         kind, now_s = (operation, type(exc)), time.monotonic()
         with self._lock:
@@ -40,13 +51,19 @@ class Complaints:
             if last_s is not None and now_s - last_s < _INTERVAL_S:
                 return number
             self._logged[kind] = now_s
+        advice = f"; {what_to_do(exc)}" if isinstance(exc, PictographError) else ""
         logger.warning(
-            "%s %s failed with %s: %s: %s",
+            "%s %s failed with %s: %s: %s%s",
             operation,
             subject,
-            errno.errorcode[number],
+            _name(number),
             type(exc).__name__,
             exc,
+            advice,
             exc_info=None if is_foreseen(exc) or last_s is not None else exc,
         )
         return number
+
+
+def _name(number: int) -> str:
+    return errno.errorcode.get(number, str(number))

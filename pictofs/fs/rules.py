@@ -1,12 +1,11 @@
 """What is refused, what is held, and how the drive was asked to behave. docs/SEMANTICS.md has the table.
 
-A refusal is logged once, with its reason, since an errno alone says little.
+A refusal carries its reason, since an errno alone says little; `fs/complaints` logs it.
 """
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,8 +13,6 @@ from pathlib import Path, PurePosixPath
 from pictofs import imagefile, namespace
 from pictofs.api.models import Dataset
 from pictofs.transfer.journal import Journal, State, Upload
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +37,7 @@ class Policy:
 
 
 def refusal(number: int, path: str, why: str) -> OSError:
-    """An error to raise whose reason does not fit an errno: it is said in the log, once."""
-    log.warning("%s: refused (%s): %s", path, errno.errorcode.get(number, number), why)
+    """An error to raise whose reason does not fit an errno: `fs/complaints` says it in the log, once."""
     return OSError(number, why, path)
 
 

@@ -5,8 +5,8 @@
 `Downloader` and `LocalFile`; what is to happen on the service goes to the journal, or through `Remote` for
 the few changes that are done while the program waits. docs/SEMANTICS.md is this file in prose.
 
-Every method raises OSError with an errno, or one of api.errors, which `fs/errnos` maps. A refusal is logged
-once, with its reason, since an errno alone says little.
+Every method raises OSError with an errno, or one of api.errors, which `fs/errnos` maps. A refusal carries its
+reason, which `fs/complaints` logs once, since an errno alone says little.
 
 Lock order: `Vfs._lock` (the table of open files), then `LocalFile.lock`, then the locks of journal, view and
 metadata. Neither of the first two is held while the service is asked or waited for.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 
+from pictofs.api.advice import what_to_do
 from pictofs.api.errors import (
     ApiError,
     AuthError,
+    ConfigurationError,
     ForbiddenError,
     NetworkError,
     PaymentRequiredError,
@@ -16,9 +18,6 @@ from pictofs.api.errors import (
     RequestTimeoutError,
     ServerError,
 )
-from pictofs.units import show_duration
-
-CHECK_SERVER = "check the network and the server's address (`pictofs config` shows it)"
 
 
 class MountError(Exception):
@@ -31,6 +30,8 @@ def sentence(error: BaseException) -> str:
 
 
 def _words(error: BaseException) -> str:
+    if isinstance(error, ConfigurationError):
+        return str(error)  # says itself what to do
     if isinstance(error, PictographError):
         return _service_words(error)
     if isinstance(error, OSError) and error.strerror:
@@ -44,24 +45,24 @@ def _words(error: BaseException) -> str:
 
 
 def _service_words(error: PictographError) -> str:
+    return f"{_complaint(error)}: {error}; {what_to_do(error)}."
+
+
+def _complaint(error: PictographError) -> str:
     if isinstance(error, AuthError):
-        return (
-            f"the server refuses the API key: {error}; create a new key in Pictograph and store it with "
-            "`pictograph login` or in PICTOGRAPH_API_KEY."
-        )
+        return "the server refuses the API key"
     if isinstance(error, ForbiddenError):
-        return f"the key's role does not allow this: {error}; ask an admin of the organization."
+        return "the key's role does not allow this"
     if isinstance(error, PaymentRequiredError):
-        return f"the organization's plan does not cover this: {error}."
+        return "the organization's plan does not cover this"
     if isinstance(error, RateLimitError):
-        wait = f"in {show_duration(error.retry_after_s)}" if error.retry_after_s else "later"
-        return f"this hour's API requests are used up: {error}; try again {wait}."
+        return "this hour's API requests are used up"
     if isinstance(error, ServerError):
-        return f"the server is in trouble: {error}; try again later."
+        return "the server is in trouble"
     if isinstance(error, RequestTimeoutError):
-        return f"the server did not answer in time: {error}; {CHECK_SERVER}."
+        return "the server did not answer in time"
     if isinstance(error, NetworkError):
-        return f"the server cannot be reached: {error}; {CHECK_SERVER}."
+        return "the server cannot be reached"
     if isinstance(error, ApiError):
-        return f"the server refused: {error}."
-    return f"{error}"
+        return "the server refused"
+    return "this failed"

@@ -59,7 +59,10 @@ def test_a_file_on_its_way_takes_none_yet_and_the_log_says_so(drive: Drive, sand
     path.write_bytes(picture())
     with pytest.raises(OSError, match="busy"):
         os.setxattr(path, "user.xdg.tags", b"red")
-    assert "new.jpg: refused (EBUSY): user.xdg.tags belongs to the image" in drive.log()
+    words = (
+        "setxattr '/photos/new.jpg' 'user.xdg.tags' refused with EBUSY: user.xdg.tags belongs to the image"
+    )
+    assert words in drive.log()
     sandbox.clear_faults()
     assert drive.wait().returncode == 0
     os.setxattr(path, "user.xdg.tags", b"red")
