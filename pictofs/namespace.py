@@ -8,6 +8,7 @@ slash or NUL, and not `.` or `..`. Names that still collide are told apart by `w
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 NAME_MAX_BYTES = 255
 """The longest file name Linux file systems and tools accept (NAME_MAX)."""
@@ -65,6 +66,17 @@ def to_server(name: str) -> str:
 def fits(name: str) -> bool:
     """Whether a local name is within the 255 bytes a file name may have."""
     return len(name) * 4 <= NAME_MAX_BYTES or len(name.encode("utf-8", "surrogateescape")) <= NAME_MAX_BYTES
+
+
+def are_local(names: Collection[str]) -> bool:
+    """Whether all of these names of the service are the same on the drive, and fit. Quick for many."""
+    text = "".join(names)
+    return (
+        not any(special in text for special in _TO_LOCAL)
+        and not any(special in names for special in ("", *_DOTS_TO_LOCAL))
+        and _SURROGATE.search(text) is None
+        and (len(max(names, key=len, default="")) * 4 <= NAME_MAX_BYTES or all(map(fits, names)))
+    )
 
 
 def with_id(name: str, identity: str, *, whole: bool = False) -> str:

@@ -213,6 +213,12 @@ class MountSettings:
     metadata_ttl_s: float = _setting(
         "metadata-ttl", DURATION, 60.0, "how long a listing counts as fresh before it is checked again"
     )
+    listing_limit: int = _setting(
+        "listing-limit",
+        Kind(_whole(0, 10_000_000), str, "200000"),
+        200_000,
+        "images in a dataset beyond which it is listed folder by folder, when somebody looks",
+    )
     workers: int = _setting(
         "workers", Kind(_whole(1, 64), str, "8"), 8, "how many files are uploaded side by side"
     )

@@ -7,8 +7,9 @@ Sizes are bytes, times are timezone-aware UTC.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -32,6 +33,11 @@ def parse_time(value: str | None) -> datetime | None:
         value = head
     moment = datetime.fromisoformat(value)
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def _shared(value: Any) -> Any:
+    """The one copy of a text that very many rows have; any other value as it is."""
+    return sys.intern(value) if type(value) is str else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +161,15 @@ class Image:
         return cls(
             id=data["id"],
             filename=data["filename"],
-            dataset_id=data.get("dataset_id") or "",
-            directory_path=data.get("directory_path") or "/",
+            dataset_id=_shared(data.get("dataset_id") or ""),
+            directory_path=_shared(data.get("directory_path") or "/"),
             file_size=data.get("file_size") or 0,
             width=data.get("width"),
             height=data.get("height"),
-            content_type=data.get("content_type"),
-            status=data.get("status") or "new",
-            split=data.get("split"),
-            tags=tuple(data.get("tags") or ()),
+            content_type=_shared(data.get("content_type")),
+            status=_shared(data.get("status") or "new"),
+            split=_shared(data.get("split")),
+            tags=tuple(map(_shared, data.get("tags") or ())),
             annotation_count=data.get("annotation_count") or 0,
             min_confidence=data.get("min_confidence"),
             is_archived=bool(data.get("is_archived")),
@@ -172,6 +178,12 @@ class Image:
             annotation_url=data.get("annotation_url"),
             created_at=parse_time(data.get("created_at")),
         )
+
+    def without_urls(self) -> Image:
+        """The same without its URLs, which expire within minutes and take as much memory as all the rest."""
+        if self.image_url is self.thumbnail_url is self.annotation_url is None:
+            return self
+        return replace(self, image_url=None, thumbnail_url=None, annotation_url=None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,20 +83,31 @@ class Datasets:
     def contents(self, dataset: str) -> tuple[Dataset, Sequence[Image]]:
         """A dataset and all its images, archived ones left out: the cheapest listing there is, one request
         for 10,000 images."""
-        images: dict[str, Image] = {}
+        pages = [*self.iter_contents(dataset)]
+        images = {image.id: image for _, rows in pages for image in rows}
+        return pages[-1][0], [*images.values()]
+
+    def iter_contents(self, dataset: str) -> Iterator[tuple[Dataset, Sequence[Image]]]:
+        """`contents` page by page, at least one: the dataset as it was then, and up to 10,000 images. An
+        image that moved between pages comes twice."""
         offset = 0
         while True:
             query = {"include_images": True, "images_limit": IMAGES_PER_LISTING, "images_offset": offset}
             found, rows = self._transport.call(
-                "GET", "/datasets/{dataset}", _dataset_with_images, query=query, dataset=dataset
+                "GET",
+                "/datasets/{dataset}",
+                _dataset_with_images,
+                query=query,
+                each=_image_or_other,
+                dataset=dataset,
             )
-            images.update((row.id, row) for row in rows)
+            yield found, rows
             offset += len(rows)
             # This route has no `has_more`. A full page may be the last, then the count tells; a page that is
             # short of it may be one that the service cut, so the empty one after it decides.
             full = len(rows) >= IMAGES_PER_LISTING
             if not rows or (offset == found.image_count if full else offset >= found.image_count):
-                return found, [*images.values()]
+                return
 
     def create(self, name: str) -> Dataset:
         return self._transport.call("POST", "/datasets/", _dataset, body={"name": name})
@@ -271,7 +282,15 @@ def _dataset(body: Any) -> Dataset:
 
 
 def _dataset_with_images(body: Any) -> tuple[Dataset, list[Image]]:
-    return _dataset(body), [Image.from_json(row) for row in body["data"].get("images") or ()]
+    images: list[Image] = body["data"].get("images") or []
+    if not all(isinstance(image, Image) for image in images):
+        raise ValueError("an image has no filename")
+    return _dataset(body), images
+
+
+def _image_or_other(row: dict[str, Any]) -> object:
+    """An image as soon as it is read, so that 10,000 rows are not in memory as JSON all at once."""
+    return Image.from_json(row) if "filename" in row else row
 
 
 def _directory(body: Any) -> Directory:

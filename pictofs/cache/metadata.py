@@ -5,8 +5,15 @@ served, while one background flight asks whether anything moved (the dataset's c
 fetches the full listing only then. What this mount changes itself (`adopt`, `forget`, …) shows at once,
 and is not undone by a listing that was asked for before the change.
 
+A dataset with more images than the listing limit is not listed as a whole: its folders are, and the images of
+a folder when somebody looks into it (`list_folder`).
+
+Listings are kept on the disk (`listings`, `keeper`). One that was read from there is served like one whose
+ttl is over: at once, and behind it the service is asked. What the journal says is removed or moved is applied
+to it as to a fetched one.
+
 Lock order: `MetadataCache._lock` is the innermost lock of the drive; nothing is called while it is held.
-Questions go to the service outside it, each kind by one thread at a time (`_Flight`).
+Questions go to the service outside it, each kind by one thread at a time (`Flights`).
 """
 
 from __future__ import annotations
@@ -15,18 +22,20 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from cachetools import TTLCache
 
-from pictofs import namespace
-from pictofs.api.budget import Reason, because
 from pictofs.api.errors import PictographError
 from pictofs.api.models import Dataset, Directory, Image
-from pictofs.cache.tree import Tree
+from pictofs.cache.datasets import Datasets
+from pictofs.cache.flights import Flights, aside
+from pictofs.cache.keeper import Keeper
+from pictofs.cache.listings import Listings, Saved
+from pictofs.cache.tree import Tree, changed_names, differences
 
 log = logging.getLogger(__name__)
 
@@ -34,39 +43,66 @@ IMAGE_CACHE_ENTRIES = 10_000
 """How many answers of images.get are kept: what one file manager window may show, a few MB."""
 
 SHARED_COUNTERS_S = 1.0
-"""One answer about all datasets serves every listing that is revalidated within this time."""
+"""One answer about all datasets serves every listing that is revalidated within this time, and within half of
+a longer ttl: however many datasets are looked at, they are asked for once in a ttl."""
 
-_Answer = TypeVar("_Answer")
+LISTING_LIMIT = 200_000
+"""Images in a dataset beyond which it is listed folder by folder: 20 requests, 100 MB."""
+
+_NEVER = -math.inf
 
 
 class MetadataSource(Protocol):
     """The questions this cache asks the service. Each call is at least one API request."""
 
     def datasets(self) -> Sequence[Dataset]: ...
-    def contents(self, dataset_id: str) -> tuple[Dataset, Sequence[Image]]: ...
+    def contents(self, dataset_id: str) -> tuple[Dataset, Iterable[Image]]:
+        """The images may be asked for page by page while they are iterated over."""
+
+    def folder(self, dataset_id: str, path: str) -> Iterable[Image]:
+        """The images of one folder, without those below it."""
+
     def directories(self, dataset_id: str) -> Sequence[Directory]: ...
     def image(self, image_id: str) -> Image: ...
 
 
 @dataclass
 class _Known:
-    """A dataset's listing; `checked_at` is when it was last known to be true, `rows_at` when its rows were
-    fetched (their status, split and tags change without the counters), monotonic seconds."""
+    """A dataset's listing.
+
+    Attributes:
+        dataset, directories: the rows, with their counters, that the tree stands for.
+        checked_at: when it was last known to be true, monotonic seconds.
+        rows_at: when its rows were fetched: their status, split and tags change without the counters.
+        is_exact: whether equal counters mean that the tree is still true.
+        is_outdated: to be asked for again before it is shown; shown all the same when there is no answer.
+        counters: those that the tree stands for; several where the service's routes count otherwise.
+        has_changes: changed here since it was fetched.
+        stale_folders: listed by themselves, to be asked for again when somebody looks into them.
+    """
 
     tree: Tree
     dataset: Dataset
     directories: frozenset[Directory]
     checked_at: float
-    rows_at: float = -math.inf
+    rows_at: float = _NEVER
+    is_exact: bool = True
+    is_outdated: bool = False
+    has_changes: bool = False
+    stale_folders: set[str] = field(default_factory=set)
+    counters: set[tuple[object, ...]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counters = {_counters(self.dataset)}
 
 
-@dataclass
-class _Flight:
-    """A question under way. Followers wait on `done` and share the outcome."""
+@dataclass(eq=False)
+class _Fetch:
+    """A listing being fetched: what changed here meanwhile, and whether it is old before it is there."""
 
-    done: threading.Event = field(default_factory=threading.Event)
-    answer: object = None
-    error: BaseException | None = None
+    dataset_id: str
+    changes: list[Callable[[Tree], None]] = field(default_factory=list)
+    is_outdated: bool = False
 
 
 class MetadataCache:
@@ -77,7 +113,16 @@ class MetadataCache:
         ttl_s: seconds that an answer counts as fresh.
         only: names or ids of the datasets to show; empty for all of them.
         hidden: ids of images whose removal is under way: never shown.
+        overlay: puts what else is under way for a dataset (by its id) into a tree that was just built, from
+            the service's answer or from the disk. Called before anybody sees it, with no lock held; what
+            `change` was told from the moment that the service was asked is applied after it, so a change that
+            is in both is applied twice. For one folder of a dataset that is listed by folders, the tree holds
+            the images of that folder only.
         may_revalidate: False while the request budget is too low for background questions.
+        listings: where listings are kept between mounts; None: nowhere.
+        listing_limit: images in a dataset beyond which it is listed folder by folder.
+        on_others_changes: told the paths (dataset's name first, none with a leading slash) under which there
+            is nothing any more, or something else, after a listing was fetched again. No lock is held.
         clock: monotonic seconds.
     """
 
@@ -88,21 +133,37 @@ class MetadataCache:
         ttl_s: float,
         only: Collection[str] = (),
         hidden: Callable[[], Collection[str]] = tuple,
+        overlay: Callable[[str, Tree], None] = lambda _dataset_id, _tree: None,
         may_revalidate: Callable[[], bool] = lambda: True,
+        listings: Listings | None = None,
+        listing_limit: int = LISTING_LIMIT,
+        on_others_changes: Callable[[Collection[str]], None] = lambda _paths: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
         self._ttl_s = ttl_s
-        self._only = frozenset(only)
         self._hidden = hidden
+        self._overlay = overlay
         self._may_revalidate = may_revalidate
+        self._listings = listings
+        self._keeper = None if listings is None else Keeper(listings, self._snapshot)
+        self._listing_limit = listing_limit
+        self._on_others_changes = on_others_changes
         self._clock = clock
         self._lock = threading.RLock()
-        self._flights: dict[object, _Flight] = {}
-        self._datasets: dict[str, Dataset] | None = None  # by local name
-        self._datasets_at = 0.0
+        self._flights = Flights()
+        self._datasets = Datasets(
+            source.datasets,
+            self._flights,
+            ttl_s=ttl_s,
+            only=only,
+            may_revalidate=may_revalidate,
+            listings=listings,
+            on_told=self._only_these,
+            clock=clock,
+        )
         self._known: dict[str, _Known] = {}
-        self._changes: dict[str, list[Callable[[Tree], None]]] = {}  # dataset id → while being fetched
+        self._fetches: list[_Fetch] = []
         self._images: TTLCache[str, Image] = TTLCache(IMAGE_CACHE_ENTRIES, ttl_s, timer=clock)
         self._amendments = 0  # so that an answer from before one is not kept
 
@@ -111,41 +172,37 @@ class MetadataCache:
         """Seconds that an answer counts as fresh."""
         return self._ttl_s
 
+    def close(self) -> None:
+        """Write to the disk what is not there yet."""
+        if self._keeper is not None:
+            self._keeper.close()
+
     # Datasets
 
     def datasets(self) -> dict[str, Dataset]:
         """The datasets by their names on the drive. Raises PictographError when not known and not told."""
-        with self._lock:
-            known = self._datasets
-            age_s = self._clock() - self._datasets_at
-        if known is None:
-            return self._once("datasets", self._fetch_datasets)
-        if age_s >= self._ttl_s:
-            self._behind("datasets", self._fetch_datasets)
-        return known
+        return self._datasets.get()
+
+    def known_datasets(self) -> dict[str, Dataset]:
+        """The datasets as last told, however long ago; asked for only if they never were."""
+        return self._datasets.known() or self.datasets()
+
+    def ask_datasets(self) -> dict[str, Dataset]:
+        """The datasets as they are now. Raises PictographError when not told."""
+        return self._datasets.ask()
+
+    def forget_datasets(self) -> None:
+        """Ask for the datasets again at the next look (one was made, renamed or archived here)."""
+        self._datasets.forget()
 
     def dataset(self, dataset_id: str) -> Dataset | None:
         """A dataset that is shown here, by id."""
         return next((d for d in self.datasets().values() if d.id == dataset_id), None)
 
-    def _fetch_datasets(self) -> dict[str, Dataset]:
-        rows = [d for d in self._source.datasets() if not self._only or {d.name, d.id} & self._only]
-        by_name: dict[str, Dataset] = {}
-        for dataset in sorted(rows, key=lambda d: (namespace.to_local(d.name) != d.name, d.id)):
-            name = namespace.to_local(dataset.name)
-            if not namespace.fits(name) or name in by_name:
-                name = namespace.with_id(name, dataset.id)
-            by_name[name] = dataset
+    def _only_these(self, dataset_ids: Collection[str]) -> None:
         with self._lock:
-            self._datasets, self._datasets_at = by_name, self._clock()
-            for gone in self._known.keys() - {d.id for d in rows}:
+            for gone in self._known.keys() - dataset_ids:
                 del self._known[gone]
-        return by_name
-
-    def forget_datasets(self) -> None:
-        """Ask for the datasets again at the next look (one was made, renamed or archived here)."""
-        with self._lock:
-            self._datasets = None
 
     # Listings
 
@@ -166,71 +223,259 @@ class MetadataCache:
             known = self._known.get(dataset_id)
             return known.tree if known else None
 
+    def list_folder(self, dataset_id: str, path: str) -> None:
+        """Know the images of a folder, where the tree is not whole.
+
+        Raises:
+            PictographError: they are not known and the service did not give them.
+        """
+        known = self._listing(dataset_id)
+        with self._lock:
+            folder = known.tree.folder(path)
+            is_listed = folder is None or folder.listed
+            is_stale = path in known.stale_folders
+        if not is_listed:
+            self._flights.once((dataset_id, path), lambda: self._fetch_folder(dataset_id, path))
+        elif is_stale and self._may_revalidate():
+            self._flights.behind(
+                (dataset_id, path),
+                lambda: self._fetch_folder(dataset_id, path),
+                lambda error: self._folder_not_told(dataset_id, path, error),
+            )
+
     def _listing(self, dataset_id: str) -> _Known:
         with self._lock:
             known = self._known.get(dataset_id)
         if known is None:
-            return self._once(dataset_id, lambda: self._fetch_listing(dataset_id))
-        if self._clock() - known.checked_at >= self._ttl_s:
-            self._behind(dataset_id, lambda: self._revalidate(dataset_id))
+            known = self._flights.once(dataset_id, lambda: self._first_listing(dataset_id))
+        for _ in range(2):  # the first may join a flight that began too early
+            if not known.is_outdated:
+                break
+            try:
+                known = self._flights.once(dataset_id, lambda: self._fetch_listing(dataset_id))
+            except PictographError as error:
+                self._not_told(dataset_id, error)
+        if self._clock() - known.checked_at >= self._ttl_s and self._may_revalidate():
+            self._flights.behind(
+                dataset_id,
+                lambda: self._revalidate(dataset_id),
+                lambda error: self._not_told(dataset_id, error),
+            )
+        return known
+
+    def _first_listing(self, dataset_id: str) -> _Known:
+        saved = self._listings.load(dataset_id) if self._listings else None
+        if saved is None:
+            return self._fetch_listing(dataset_id)
+        with self._fetching(dataset_id) as fetch:
+            tree = self._built(dataset_id, saved.directories, saved.images, saved.listed)
+            known = _Known(
+                tree,
+                saved.dataset,
+                frozenset(saved.directories),
+                checked_at=_NEVER,
+                is_exact=saved.is_exact,
+                is_outdated=saved.is_outdated,
+                stale_folders=set(saved.listed or ()),
+            )
+            self._install(known, fetch)
         return known
 
     def _fetch_listing(self, dataset_id: str, directories: Sequence[Directory] | None = None) -> _Known:
-        with self._lock:
-            changes: list[Callable[[Tree], None]] = []
-            self._changes[dataset_id] = changes
-        try:
+        """Ask for a listing and show it; for its folders only beyond the limit."""
+        shown = self._datasets.find(dataset_id)
+        with self._fetching(dataset_id) as fetch:
             asked_at = self._clock()
-            dataset, images = self._source.contents(dataset_id)
-            if directories is None:
-                directories = self._source.directories(dataset_id)
-            hidden = self._hidden()
-            tree = Tree(directories, (i for i in images if not i.is_archived and i.id not in hidden))
-            known = _Known(tree, dataset, frozenset(directories), asked_at, rows_at=asked_at)
+            if shown is not None and shown.image_count > self._listing_limit:
+                known = self._fetch_folders(shown, directories, asked_at)
+            else:
+                ask = self._source.directories
+                told = aside(lambda: ask(dataset_id)) if directories is None else None
+                dataset, images = self._source.contents(dataset_id)
+                directories = told() if told is not None else directories or ()
+                tree = self._built(dataset_id, directories, self._as_known(dataset_id, images))
+                known = _Known(tree, dataset, frozenset(directories), asked_at, asked_at)
+            self._install(known, fetch)
+        if self._keeper is not None:
+            self._keeper.fetched(dataset_id)
+        return known
+
+    def _fetch_folders(
+        self, dataset: Dataset, directories: Sequence[Directory] | None, asked_at: float
+    ) -> _Known:
+        """A dataset with too many images: its folders, with the images of those that were looked into."""
+        if directories is None:
+            directories = self._source.directories(dataset.id)
+        paths = {"/", *(directory.full_path for directory in directories)}
+        with self._lock:
+            before = self._known.get(dataset.id)
+            known = [] if before is None else [folder for _, folder in before.tree.folders()]
+            listed = [folder for folder in known if folder.listed and folder.path in paths]
+            images = [image for folder in listed for image in folder.images.values()]
+        stale = {folder.path for folder in listed}
+        tree = self._built(dataset.id, directories, images, stale)
+        return _Known(tree, dataset, frozenset(directories), asked_at, asked_at, stale_folders=stale)
+
+    def _as_known(self, dataset_id: str, images: Iterable[Image]) -> Iterator[Image]:
+        """The images of a new listing; those that have not changed as the very objects that are known: for
+        a while there are two trees in memory, and what was prepared from an image stays good."""
+        with self._lock:
+            before = self._known.get(dataset_id)
+        for image in images:
+            known = before.tree.image(image.id) if before else None
+            if known is not None and not image.file_size:  # the storage was asked for it once
+                image = replace(image, file_size=known.file_size)
+            yield known if known == image else image
+
+    def _fetch_folder(self, dataset_id: str, path: str) -> None:
+        """Ask for the images of one folder, and show them."""
+        with self._fetching(dataset_id) as fetch:
+            images = self._source.folder(dataset_id, path)
+            part = self._built(dataset_id, (), self._as_known(dataset_id, images))
             with self._lock:
-                for change in changes:
-                    change(tree)
-                self._known[dataset_id] = known
-            return known
-        finally:
-            with self._lock:
-                del self._changes[dataset_id]
+                known = self._known.get(dataset_id)
+                folder = known.tree.folder(path) if known else None
+                if known is None or folder is None:
+                    return
+                gone = changed_names(folder, part.folder(path))
+                place = next(place for place, f in known.tree.folders() if f is folder)
+                known.tree.fill(path, ())
+                for image in part.images():
+                    known.tree.add(image)
+                known.stale_folders.discard(path)
+                for change in fetch.changes:
+                    change(known.tree)
+        self._tell(dataset_id, [f"{place}/{name}" if place else name for name in gone])
+        if self._keeper is not None:
+            self._keeper.fetched(dataset_id)
 
     def _revalidate(self, dataset_id: str) -> _Known:
-        asked_at = self._clock()
         with self._lock:
             known = self._known.get(dataset_id)
-            counters_age_s = asked_at - self._datasets_at
-        if counters_age_s > SHARED_COUNTERS_S:
-            self._once("datasets", self._fetch_datasets)
-        dataset = self.dataset(dataset_id)
-        if known is None or dataset is None:
+        checked_at = self._datasets.told_at
+        age_s = self._clock() - checked_at
+        is_shared = age_s <= max(SHARED_COUNTERS_S, self._ttl_s / 2)
+        if known is None or checked_at < known.checked_at or not is_shared:
+            checked_at = self._clock()
+            self._datasets.ask()
+        dataset = self._datasets.find(dataset_id)
+        if known is None or dataset is None or not known.is_exact:
             return self._fetch_listing(dataset_id)
         directories = self._source.directories(dataset_id)
-        if _counters(dataset) == _counters(known.dataset) and frozenset(directories) == known.directories:
+        if _counters(dataset) in known.counters and frozenset(directories) == known.directories:
             with self._lock:
-                known.checked_at = asked_at
+                known.checked_at = checked_at
             return known
-        return self._fetch_listing(dataset_id, directories)
+        fetched = self._fetch_listing(dataset_id, directories)
+        if _counters(fetched.dataset) == _counters(known.dataset):
+            # Nothing has moved: the list of datasets counts otherwise than the dataset itself.
+            fetched.counters.add(_counters(dataset))
+        return fetched
+
+    def _not_told(self, dataset_id: str, error: PictographError) -> None:
+        log.warning("The listing could not be refreshed, the last known one is shown: %s", error)
+        with self._lock:
+            known = self._known.get(dataset_id)
+            if known is not None:  # Not again before another ttl has passed.
+                known.checked_at = self._clock()
+                known.is_exact = known.is_exact and not known.is_outdated
+                known.is_outdated = False
+
+    def _folder_not_told(self, dataset_id: str, path: str, error: PictographError) -> None:
+        log.warning("The folder %s could not be refreshed, what is known is shown: %s", path, error)
+        with self._lock:
+            known = self._known.get(dataset_id)
+            if known is not None:  # It is stale again after the next ttl.
+                known.stale_folders.discard(path)
+                known.is_exact = False
+
+    @contextmanager
+    def _fetching(self, dataset_id: str) -> Iterator[_Fetch]:
+        """Note the changes that are made while a listing is on its way."""
+        fetch = _Fetch(dataset_id)
+        with self._lock:
+            self._fetches.append(fetch)
+        try:
+            yield fetch
+        finally:
+            with self._lock:
+                self._fetches.remove(fetch)
+
+    def _built(
+        self,
+        dataset_id: str,
+        directories: Iterable[Directory],
+        images: Iterable[Image],
+        listed: Iterable[str] | None = None,
+    ) -> Tree:
+        """A tree as it is to be shown; see `overlay` in the class."""
+        hidden = self._hidden()
+        shown = (image for image in images if not image.is_archived and image.id not in hidden)
+        tree = Tree(directories, shown, listed)
+        self._overlay(dataset_id, tree)
+        return tree
+
+    def _install(self, known: _Known, fetch: _Fetch) -> None:
+        with self._lock:
+            for change in fetch.changes:
+                change(known.tree)
+            known.has_changes = bool(fetch.changes)
+            known.is_outdated = known.is_outdated or fetch.is_outdated
+            before = self._known.get(fetch.dataset_id)
+            self._known[fetch.dataset_id] = known
+        if before is not None:
+            self._tell(fetch.dataset_id, differences(before.tree, known.tree))
+
+    def _tell(self, dataset_id: str, places: Iterable[str]) -> None:
+        """Say what others have changed, by paths relative to the dataset."""
+        names = [name for name, d in (self._datasets.known() or {}).items() if d.id == dataset_id]
+        paths = [f"{name}/{place}" for place in places for name in names]
+        if paths:
+            self._on_others_changes(paths)
+
+    def _snapshot(self, dataset_id: str) -> Saved | None:
+        """A listing for the disk."""
+        with self._lock:
+            known = self._known.get(dataset_id)
+            if known is None or known.is_outdated:
+                return None
+            tree = known.tree
+            folders = [folder for _, folder in tree.folders()]
+            return Saved(
+                known.dataset,
+                tree.directories() if known.has_changes else list(known.directories),
+                [image for folder in folders for image in folder.images.values()],
+                None if tree.is_whole else [folder.path for folder in folders if folder.listed],
+                known.is_exact and not known.has_changes,
+            )
 
     def refresh(self, dataset_id: str | None = None) -> None:
-        """Ask again at the next look: one dataset's listing, or everything."""
+        """Ask again at the next look: one dataset's listing, or everything. Without an answer, what is known
+        stays."""
+        self._datasets.refresh()
         with self._lock:
-            self._datasets = None
             self._images.clear()
-            for gone in [dataset_id] if dataset_id else list(self._known):
-                self._known.pop(gone, None)
+            for fetch in self._fetches:
+                if dataset_id in (None, fetch.dataset_id):
+                    fetch.is_outdated = True
+            for known_id, known in self._known.items():
+                if dataset_id in (None, known_id):
+                    known.is_outdated = True
 
     # What this mount changed itself
 
     def change(self, dataset_id: str, how: Callable[[Tree], None]) -> None:
         """Change what is known of a dataset, now and in a listing that is being fetched meanwhile."""
         with self._lock:
-            if dataset_id in self._changes:
-                self._changes[dataset_id].append(how)
+            for fetch in self._fetches:
+                if fetch.dataset_id == dataset_id:
+                    fetch.changes.append(how)
             known = self._known.get(dataset_id)
             if known is not None:
                 how(known.tree)
+                known.has_changes = True
+        if self._keeper is not None:
+            self._keeper.changed(dataset_id)
 
     def adopt(self, image: Image) -> None:
         """Show an image that this mount registered, moved or restored."""
@@ -296,7 +541,7 @@ class MetadataCache:
         # The first flight may be somebody's revalidation, which fetches rows only when counters moved.
         for _ in range(2):
             if not self.has_fresh_rows(dataset_id):
-                self._once(dataset_id, lambda: self._fetch_listing(dataset_id))
+                self._flights.once(dataset_id, lambda: self._fetch_listing(dataset_id))
 
     def image(self, image_id: str) -> Image:
         """`images.get` behind a TTL cache: the row with status, split, tags and label count.
@@ -317,61 +562,7 @@ class MetadataCache:
                     self._images[image_id] = image
             return image
 
-        return self._once(("image", image_id), fetch)
-
-    # One flight per question
-
-    def _once(self, question: object, ask: Callable[[], _Answer]) -> _Answer:
-        """Ask, or wait for whoever is asking the same already and share the outcome."""
-        with self._lock:
-            flight = self._flights.get(question)
-            leads = flight is None
-            if flight is None:
-                flight = self._flights[question] = _Flight()
-        if not leads:
-            # Bounded by the request timeouts of whoever leads.
-            flight.done.wait()
-            if flight.error is not None:
-                raise flight.error
-            return flight.answer  # type: ignore[return-value]
-        return self._fly(question, flight, ask)
-
-    def _behind(self, question: object, ask: Callable[[], object]) -> None:
-        """Ask in the background, unless somebody does already. What is known is served meanwhile."""
-        if not self._may_revalidate():
-            return
-        with self._lock:
-            if question in self._flights:
-                return
-            flight = self._flights[question] = _Flight()
-
-        def run() -> None:
-            try:
-                with because(Reason.REFRESHING):
-                    self._fly(question, flight, ask)
-            except PictographError as error:
-                log.warning("The listing could not be refreshed, the last known one is shown: %s", error)
-                with self._lock:  # Not again before another ttl has passed.
-                    if question == "datasets":
-                        self._datasets_at = self._clock()
-                    elif isinstance(question, str) and question in self._known:
-                        self._known[question].checked_at = self._clock()
-
-        threading.Thread(target=run, name="metadata-refresh", daemon=True).start()
-
-    def _fly(self, question: object, flight: _Flight, ask: Callable[[], _Answer]) -> _Answer:
-        try:
-            answer = ask()
-        except BaseException as error:
-            flight.error = error
-            raise
-        else:
-            flight.answer = answer
-            return answer
-        finally:
-            with self._lock:
-                del self._flights[question]
-            flight.done.set()
+        return self._flights.once(("image", image_id), fetch)
 
 
 def _counters(dataset: Dataset) -> tuple[object, ...]:

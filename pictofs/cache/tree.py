@@ -10,7 +10,7 @@ part of its id (`namespace.with_id`). A folder always keeps its plain name befor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timezone
 
 from pictofs import namespace
@@ -22,45 +22,74 @@ _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 class Folder:
     """A folder: its sub-folders and images by local name. `path` is the service's (`/`, `/a/b`)."""
 
-    __slots__ = ("directory", "images", "path", "subfolders", "version")
+    __slots__ = ("directory", "images", "listed", "path", "subfolders", "version")
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, listed: bool) -> None:
         self.path = path
         self.directory: Directory | None = None
         self.subfolders: dict[str, Folder] = {}
         self.images: dict[str, Image] = {}
+        self.listed = listed
+        """Whether `images` is all there is; False for a folder of a tree that is listed folder by folder
+        until its turn comes."""
         self.version = 0
         """Counts changes, so that a prepared listing of the folder can be reused while it stands still."""
 
 
 class Tree:
-    """The folders and images of one dataset."""
+    """The folders and images of one dataset.
 
-    def __init__(self, directories: Iterable[Directory], images: Iterable[Image]) -> None:
-        self.root = Folder("/")
+    Args:
+        directories: its folders.
+        images: its images, better without URLs (`Image.without_urls`), which take as much memory as the rest.
+        listed: paths of the folders whose images are known, when the dataset is listed folder by folder (see
+            `fill`); None: `images` are all there are.
+    """
+
+    def __init__(
+        self,
+        directories: Iterable[Directory],
+        images: Iterable[Image],
+        listed: Iterable[str] | None = None,
+    ) -> None:
+        self.is_whole = listed is None
+        self.root = Folder("/", listed=self.is_whole)
         self._folders: dict[str, Folder] = {"/": self.root}
-        self._places: dict[str, tuple[Folder, str]] = {}
+        self._images: dict[str, Image] = {}
         for directory in sorted(directories, key=lambda d: (d.full_path, d.id)):
             self.add_folder(directory.full_path, directory)
-        for image in sorted(images, key=_precedence):
-            self.add(image)
+        for path in listed or ():
+            self.add_folder(path).listed = True
+        self._put_all(images)
 
     def folder(self, path: str) -> Folder | None:
         """The folder at a path of the service, or None."""
         return self._folders.get(path)
 
+    def folders(self) -> Iterator[tuple[str, Folder]]:
+        """Every folder with its path on the drive, relative to the dataset: `a/b`, "" for the root."""
+        waiting = [("", self.root)]
+        while waiting:
+            place, folder = waiting.pop()
+            yield place, folder
+            prefix = f"{place}/" if place else ""
+            waiting.extend((prefix + name, below) for name, below in folder.subfolders.items())
+
     def image(self, image_id: str) -> Image | None:
         """The image with this id, or None."""
-        place = self._places.get(image_id)
-        return place[0].images[place[1]] if place else None
+        return self._images.get(image_id)
 
     def place(self, image_id: str) -> tuple[Folder, str] | None:
         """The folder and the local name of an image, or None."""
-        return self._places.get(image_id)
+        image = self._images.get(image_id)
+        if image is None:
+            return None
+        folder = self._folder_of(image)
+        return folder, next(name for name in _names(image) if folder.images.get(name) is image)
 
     def images(self) -> list[Image]:
-        """Every image, folder by folder."""
-        return [image for folder in self._folders.values() for image in folder.images.values()]
+        """Every image that is known."""
+        return list(self._images.values())
 
     def directories(self) -> list[Directory]:
         """Every folder that the service has a row for."""
@@ -74,7 +103,7 @@ class Tree:
             child_path = namespace.join(parts[:depth])
             child = self._folders.get(child_path)
             if child is None:
-                child = Folder(child_path)
+                child = Folder(child_path, listed=self.is_whole)
                 self._folders[child_path] = child
                 local = self._free_name(folder, namespace.to_local(name), child_path)
                 displaced = folder.images.pop(local, None)
@@ -100,30 +129,70 @@ class Tree:
             folder = waiting.pop()
             waiting.extend(folder.subfolders.values())
             for image in folder.images.values():
-                del self._places[image.id]
+                del self._images[image.id]
             del self._folders[folder.path]
+
+    def fill(self, path: str, images: Iterable[Image]) -> None:
+        """Put what a folder holds in the place of what was known of it."""
+        folder = self.add_folder(path)
+        for image in folder.images.values():
+            del self._images[image.id]
+        folder.images = {}
+        folder.listed = True
+        folder.version += 1
+        self._put_all(images)
 
     def add(self, image: Image) -> str:
         """Add an image, or replace what is known of it. Returns its local name."""
         self.discard(image.id)
-        folder = self.add_folder(image.directory_path)
-        return self._put(folder, image)
+        return self._put(self.add_folder(image.directory_path), image.without_urls())
 
     def discard(self, image_id: str) -> Image | None:
         """Forget an image; returns it, or None if it was not here."""
-        place = self._places.pop(image_id, None)
+        place = self.place(image_id)
         if place is None:
             return None
         folder, name = place
         folder.version += 1
+        del self._images[image_id]
         return folder.images.pop(name)
+
+    def _put_all(self, images: Iterable[Image]) -> None:
+        """Add many images at once."""
+        fresh = {image.id: image for image in images}
+        for image_id in fresh.keys() & self._images.keys():
+            self.discard(image_id)
+        folders: dict[str, Folder] = {}  # by path as the images have it, which may be written otherwise
+        by_folder: dict[Folder, list[Image]] = {}
+        for image in fresh.values():
+            path = image.directory_path
+            folder = folders.get(path) or folders.setdefault(path, self.add_folder(path))
+            by_folder.setdefault(folder, []).append(image)
+        for folder, found in by_folder.items():
+            named = {image.filename: image for image in found}
+            plain = len(named) == len(found) and namespace.are_local(named)
+            if (
+                plain
+                and named.keys().isdisjoint(folder.images)
+                and named.keys().isdisjoint(folder.subfolders)
+            ):
+                folder.images.update(named)
+                folder.version += 1
+                self._images.update((image.id, image) for image in found)
+            else:
+                for image in sorted(found, key=_precedence):
+                    self._put(folder, image)
 
     def _put(self, folder: Folder, image: Image) -> str:
         name = self._free_name(folder, namespace.to_local(image.filename), image.id)
         folder.images[name] = image
         folder.version += 1
-        self._places[image.id] = (folder, name)
+        self._images[image.id] = image
         return name
+
+    def _folder_of(self, image: Image) -> Folder:
+        folder = self._folders.get(image.directory_path)
+        return folder or self._folders[namespace.join(namespace.components(image.directory_path))]
 
     @staticmethod
     def _free_name(folder: Folder, plain: str, identity: str) -> str:
@@ -145,6 +214,34 @@ class Tree:
             return candidate
         short = namespace.with_id(plain, identity)
         return short if not taken(short) else namespace.with_id(plain, identity, whole=True)
+
+
+def differences(old: Tree, new: Tree) -> Iterator[str]:
+    """The paths of `old`, relative to the dataset, where `new` has nothing, or something else."""
+    for place, folder in old.folders():
+        now = new.folder(folder.path)
+        yield from (f"{place}/{name}" if place else name for name in changed_names(folder, now))
+        if place and (now is None or now.directory != folder.directory):
+            yield place
+
+
+def changed_names(old: Folder, new: Folder | None) -> Sequence[str]:
+    """The names in `old` under which `new` has no image, or one of another look."""
+    images = new.images if new else {}
+    return [name for name, image in old.images.items() if _look(images.get(name)) != _look(image)]
+
+
+def _look(image: Image | None) -> tuple[object, ...] | None:
+    """What stat(2) shows of an image, and whose bytes they are."""
+    return None if image is None else (image.id, image.file_size, image.created_at)
+
+
+def _names(image: Image) -> Iterator[str]:
+    """The names that an image may have in its folder, see `Tree._free_name`."""
+    plain = namespace.to_local(image.filename)
+    yield plain
+    yield namespace.with_id(plain, image.id)
+    yield namespace.with_id(plain, image.id, whole=True)
 
 
 def _precedence(image: Image) -> tuple[bool, datetime, str]:

@@ -136,7 +136,7 @@ class Vfs:
 
     def statfs(self) -> StatFs:
         """df: the organization's quota, as far as the spool's disk can take it. Asks the service nothing."""
-        datasets = self._metadata.datasets().values()
+        datasets = self._metadata.known_datasets().values()
         used = sum(d.total_size for d in datasets)
         files = sum(d.image_count for d in datasets)
         total = max(self._organization.max_storage_bytes, used)

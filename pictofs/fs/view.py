@@ -198,11 +198,7 @@ class View:
         if len(parts) == 1:
             return FolderNode(dataset, "/")
         name = parts[-1]
-        with self._metadata.reading(dataset.id) as tree:
-            folder_path = _descend(tree, parts[1:-1])
-            folder = tree.folder(folder_path)
-            subfolder = folder.subfolders.get(name) if folder else None
-            image = folder.images.get(name) if folder else None
+        folder_path, folder, subfolder, image = self._find(dataset, parts[1:-1], name)
         key = Key(dataset.id, folder_path, _server_name(name))
         with self._lock:
             file = self._open.get(key)
@@ -225,6 +221,23 @@ class View:
         if folder is None and len(parts) > 2 and not isinstance(self.resolve(_parent(path)), FolderNode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         raise _missing(path)
+
+    def _find(
+        self, dataset: Dataset, parents: list[str], name: str
+    ) -> tuple[str, Folder | None, Folder | None, Image | None]:
+        """Where a name is on the service: its folder's path and folder, the folder or the image it means."""
+        with self._metadata.reading(dataset.id) as tree:
+            path = _descend(tree, parents)
+            folder = tree.folder(path)
+            subfolder = folder.subfolders.get(name) if folder else None
+            image = folder.images.get(name) if folder else None
+            is_known = tree.is_whole or folder is None or subfolder is not None
+        if not is_known:
+            self._metadata.list_folder(dataset.id, path)
+            with self._metadata.reading(dataset.id) as tree:
+                folder = tree.folder(path)
+                image = folder.images.get(name) if folder else None
+        return path, folder, subfolder, image
 
     def place(self, path: str) -> tuple[Dataset, Key]:
         """Where a file of this path would be: its dataset and key. The folder must exist.
@@ -322,6 +335,7 @@ class View:
                 for name, dataset in self._metadata.datasets().items()
             ]
             return Listing(own, own, entries)
+        self._metadata.list_folder(node.dataset.id, node.path)
         with self._metadata.reading(node.dataset.id) as tree:
             folder = tree.folder(node.path)
             subfolders = {name: f.path for name, f in folder.subfolders.items()} if folder else {}

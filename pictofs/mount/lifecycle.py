@@ -26,15 +26,16 @@ from pictofs import imagefile
 from pictofs.api.budget import Allowance
 from pictofs.api.client import Client
 from pictofs.api.credentials import Credentials
-from pictofs.api.models import Organization
+from pictofs.api.models import Dataset, Organization
 from pictofs.cache.content import ContentCache
+from pictofs.cache.listings import Listings
 from pictofs.cache.metadata import MetadataCache
 from pictofs.fs import fuse
 from pictofs.fs.errnos import errno_of
 from pictofs.fs.rules import Policy
 from pictofs.fs.vfs import Vfs
 from pictofs.fs.view import Owner, View
-from pictofs.mount import accounts, daemon, mountinfo, notify
+from pictofs.mount import accounts, daemon, mountinfo, notify, organization
 from pictofs.mount.archive import ArchiveDesk
 from pictofs.mount.control import ControlServer, MountRecord, socket_path, write_record
 from pictofs.mount.handlers import Parts, Progress, build_handlers
@@ -104,12 +105,12 @@ class _Account:
     cache: Path
 
 
-def _account(settings: MountSettings, credentials: Credentials, organization: Organization) -> _Account:
+def _account(settings: MountSettings, credentials: Credentials, owner: Organization) -> _Account:
     host = urlsplit(credentials.base_url).netloc.replace(":", "_")
-    folder = f"{host}-{organization.id}".replace("/", "_")
+    folder = f"{host}-{owner.id}".replace("/", "_")
     return _Account(
-        organization,
-        f"{organization.name} on {host}",
+        owner,
+        f"{owner.name} on {host}",
         settings.state_dir / folder,
         settings.cache_dir / folder,
     )
@@ -161,7 +162,9 @@ class _Mount:
         service = self._service = Service(client, names)
         # The queue has a patience of its own, and must hear of a rate limit at once.
         queue = Queue(client.with_retries(1, retry_after_limit_s=0), names)
-        account = self._account = _account(settings, credentials, service.organization())
+        account = self._account = _account(
+            settings, credentials, organization.find(client, credentials, settings.cache_dir)
+        )
 
         lock = StateLock(account.state, mount_point=str(mountpoint))
         lock.acquire()
@@ -202,7 +205,10 @@ class _Mount:
             only=settings.datasets,
             hidden=self._journal.hidden,
             may_revalidate=self._allowance.may_refresh,
+            listings=Listings(account.cache / "listings"),
+            listing_limit=settings.listing_limit,
         )
+        stack.callback(metadata.close)
         _check_datasets(settings, metadata)
         downloader = Downloader(
             self._content,
@@ -376,9 +382,14 @@ def _interrupted() -> Iterator[threading.Event]:
 
 
 def _check_datasets(settings: MountSettings, metadata: MetadataCache) -> None:
-    shown = metadata.datasets().values()
+    def is_shown(name: str, datasets: Mapping[str, Dataset]) -> bool:
+        return any(name in (dataset.name, dataset.id) for dataset in datasets.values())
+
+    shown = metadata.datasets()
+    if not all(is_shown(name, shown) for name in settings.datasets):
+        shown = metadata.ask_datasets()  # it may be younger than what is on the disk
     for name in settings.datasets:
-        if not any(name in (dataset.name, dataset.id) for dataset in shown):
+        if not is_shown(name, shown):
             raise MountError(
                 f"there is no dataset {name!r} in this organization; leave --dataset out to see all."
             )

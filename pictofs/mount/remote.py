@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from pictofs.api.budget import Reason, because
@@ -16,7 +17,6 @@ from pictofs.api.models import (
     DownloadItem,
     Image,
     NewImage,
-    Organization,
     RegisterResult,
 )
 from pictofs.cache.links import SignedLinks
@@ -65,8 +65,16 @@ class Service:
         self._names.learn(datasets)
         return datasets
 
-    def contents(self, dataset_id: str) -> tuple[Dataset, Sequence[Image]]:
-        return self._client.datasets.contents(dataset_id)
+    def contents(self, dataset_id: str) -> tuple[Dataset, Iterable[Image]]:
+        # The counters of the first page: what changes while the others are asked for moves them again.
+        pages = self._client.datasets.iter_contents(dataset_id)
+        dataset, first = next(pages)
+        rows = chain(first, chain.from_iterable(rows for _, rows in pages))
+        return dataset, (image.without_urls() for image in rows)
+
+    def folder(self, dataset_id: str, path: str) -> Iterable[Image]:
+        rows = self._client.images.iter(dataset_id, directory_path=path)
+        return (image.without_urls() for image in rows)
 
     def directories(self, dataset_id: str) -> Sequence[Directory]:
         return self._client.directories.list(dataset_id)
@@ -75,9 +83,6 @@ class Service:
         return self._client.images.get(image_id)
 
     # fs.vfs.Remote
-
-    def organization(self) -> Organization:
-        return self._client.organization()
 
     def create_dataset(self, name: str) -> Dataset:
         return self._client.datasets.create(name)

@@ -111,9 +111,13 @@ class Transport:
         query: Mapping[str, object] | None = None,
         body: object = None,
         idempotency_key: str | None = None,
+        each: Callable[[dict[str, Any]], object] | None = None,
         **values: str,
     ) -> T:
         """One API request, and `parse` of its decoded answer (None for an empty one).
+
+        `each` is handed every JSON object of the answer as soon as it is read, and what it returns takes the
+        object's place. With it, other threads run while a long answer is decoded; without, they all wait.
 
         `template` is a route below `/api/v1/developer`, filled from `values` (see `wire.fill`); method and
         template are also the budget's name for it. POST, PUT and PATCH carry an idempotency key, the same on
@@ -143,7 +147,7 @@ class Transport:
                 continue
             if not 200 <= response.status_code < 300:
                 raise _api_error(response, content)
-            return _parsed(response, content, parse)
+            return _parsed(response, content, parse, each)
 
     # --- bytes -------------------------------------------------------------------------------
 
@@ -373,9 +377,14 @@ def _next_attempt(response: requests.Response, failure: NetworkError) -> Attempt
     raise failure
 
 
-def _parsed(response: requests.Response, content: bytes, parse: Callable[[Any], T]) -> T:
+def _parsed(
+    response: requests.Response,
+    content: bytes,
+    parse: Callable[[Any], T],
+    each: Callable[[dict[str, Any]], object] | None,
+) -> T:
     try:
-        return parse(json.loads(content) if content else None)
+        return parse(json.loads(content, object_hook=each) if content else None)
     except (json.JSONDecodeError, UnicodeDecodeError):
         problem = "is not JSON"
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
