@@ -39,12 +39,12 @@ class Entry(NamedTuple):
     attributes: Attributes
 
 
-@dataclass(frozen=True, eq=False)  # no slots: the adapter keeps weak references, which 3.10's slots forbid
+@dataclass(frozen=True, eq=False, slots=True)
 class Listing:
     """A snapshot of one folder: its own attributes, its parent's, and the entries without `.` and `..`.
 
-    Return the same object for as long as nothing in the folder changed: the adapter prepares each entry for
-    the kernel once per object, and drops that work together with the object.
+    Return the same object for as long as nothing in the folder changed, and after that the same objects for
+    the entries that did not: the adapter prepares each of them for the kernel once.
     """
 
     attributes: Attributes

@@ -31,7 +31,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from weakref import WeakKeyDictionary
+
+from cachetools import LRUCache
 
 from pictofs.fs.attributes import Listing
 from pictofs.fs.complaints import Complaints
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 Binding = Literal["auto", "mfusepy", "fusepy"]
 
+# Of so many folders the last listing is kept as the kernel reads it: about 250 bytes for each entry.
+_PREPARED_FOLDERS = 1000
 # A CPU-bound Python thread delays every call by up to this; the default, 5 ms, is 100 times a call's length.
 _SWITCH_INTERVAL_S = 0.0005
 _NS_PER_S = 1_000_000_000
@@ -375,7 +378,7 @@ class _Calls:
         # PYFUNCTYPE keeps the GIL: filling an entry takes less time than giving it away.
         self._fill_type = ctypes.PYFUNCTYPE(ctypes.c_int, *fill_arguments, *([ctypes.c_int] * self._is_3))
         self._lock = threading.Lock()
-        self._prepared: WeakKeyDictionary[Listing, PreparedListing] = WeakKeyDictionary()
+        self._prepared: LRUCache[bytes, tuple[Listing, PreparedListing]] = LRUCache(_PREPARED_FOLDERS)
         self._opened = Opened()
         self._complaints = Complaints()
 
@@ -458,6 +461,9 @@ class _Calls:
     # Extended attributes
 
     def getxattr(self, path: bytes, name: bytes, value: Any, size: int) -> int:
+        if not name.startswith(b"user."):
+            # Not there, and never will be: `ls -l`, told so once, does not ask twice for each of its files.
+            return -errno.ENOTSUP
         return self._fill(value, size, self._vfs.getxattr(_text(path), _text(name)))
 
     def listxattr(self, path: bytes, value: Any, size: int) -> int:
@@ -484,19 +490,19 @@ class _Calls:
     def opendir(self, path: bytes, fip: Any) -> None:
         number, folder = self._opened.add_folder(path)
         try:
-            folder.listing = self._prepare(self._vfs.opendir(_text(path)))
+            folder.listing = self._prepare(path, self._vfs.opendir(_text(path)))
         except BaseException:
             self._opened.remove_folder(number)
             raise
         fip.contents.fh = number
 
-    def _prepare(self, listing: Listing) -> PreparedListing:
+    def _prepare(self, path: bytes, listing: Listing) -> PreparedListing:
         with self._lock:
-            prepared = self._prepared.get(listing)
-        if prepared is None:
-            prepared = PreparedListing(listing, self._packer)
+            known, prepared = self._prepared.get(path, (None, None))
+        if known is not listing or prepared is None:
+            prepared = PreparedListing(listing, self._packer, prepared)
             with self._lock:
-                self._prepared[listing] = prepared
+                self._prepared[path] = listing, prepared
         return prepared
 
     def readdir(

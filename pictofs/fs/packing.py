@@ -80,26 +80,44 @@ class PreparedListing:
 
     `names` are bytes; the struct stat of `names[i]` is at the address `first_stat + i * stride`. A name that
     the kernel would not take is left out and logged: it would fail the whole listing.
+
+    Entries that are the same objects as in `previous`, the folder's last listing, are not packed again.
     """
 
-    def __init__(self, listing: Listing, packer: StatPacker) -> None:
+    def __init__(self, listing: Listing, packer: StatPacker, previous: PreparedListing | None = None) -> None:
         self.names: list[bytes] = []
         self.stride = packer.padded_bytes
+        self._entries: list[Entry] = []  # in the order of `names`, and alive, so that their ids stay theirs
+        known = {} if previous is None else previous._positions()
         stats: list[bytes] = []
         refused: list[str] = []
         folders = (Entry(".", listing.attributes), Entry("..", listing.parent))
-        for name, attributes in itertools.chain(folders, listing.entries):
-            encoded = _encoded(name)
+        for entry in itertools.chain(folders, listing.entries):
+            position = known.get(id(entry))
+            if position is not None:
+                assert previous is not None  # it is where the position is from
+                encoded: bytes | None = previous.names[position]
+                packed = previous._stat(position)
+            else:
+                encoded = _encoded(entry.name)
+                packed = packer.pack(entry.attributes).ljust(self.stride, b"\0")
             if encoded is None:
-                refused.append(name)
+                refused.append(entry.name)
                 continue
             self.names.append(encoded)
-            stats.append(packer.pack(attributes).ljust(self.stride, b"\0"))
+            self._entries.append(entry)
+            stats.append(packed)
         if refused:
             logger.warning("%d names cannot be listed, the first is %r", len(refused), refused[0])
-        block = b"".join(stats)
-        self._memory = (ctypes.c_char * len(block)).from_buffer_copy(block)
-        self.first_stat = ctypes.addressof(self._memory)
+        self._block: bytes = b"".join(stats)
+        self.first_stat = ctypes.cast(ctypes.c_char_p(self._block), ctypes.c_void_p).value or 0
+
+    def _stat(self, position: int) -> bytes:
+        return self._block[position * self.stride : (position + 1) * self.stride]
+
+    def _positions(self) -> dict[int, int]:
+        """Where each entry is, by the id of the object."""
+        return {id(entry): position for position, entry in enumerate(self._entries)}
 
 
 def _encoded(name: str) -> bytes | None:

@@ -95,6 +95,17 @@ class LocalNode:
 Node = RootNode | FolderNode | ImageNode | LocalNode
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A folder's last listing. `entries` were made from `sources` (images, rows of the journal), one by one;
+    each stays good for as long as its source is the same object. `stamp` is equal while nothing changed."""
+
+    stamp: object
+    listing: Listing
+    sources: list[Image | Upload]
+    entries: list[Entry]
+
+
 class Sizes(Protocol):
     """Asks the storage for an image's size; None when even that does not tell."""
 
@@ -127,7 +138,7 @@ class View:
         self._lock = threading.Lock()
         self._open: dict[Key, LocalFile] = {}
         self._version = 0
-        self._listings: dict[tuple[str, str], tuple[object, Listing]] = {}
+        self._listed: dict[tuple[str, str], _Listed] = {}
         self._aliases: TTLCache[Key, str] = TTLCache(100_000, ALIAS_S, timer=clock)
         self._inodes: dict[str, int] = {}  # image id → the inode its file had here while it was uploaded
         self._times: dict[str, int] = dict(journal.image_mtimes())
@@ -202,7 +213,6 @@ class View:
         key = Key(dataset.id, folder_path, _server_name(name))
         with self._lock:
             file = self._open.get(key)
-            alias = self._aliases.get(key)
         upload = self._journal.find(*key)
         if upload is not None or (file is not None and not file.is_image):
             return LocalNode(dataset, key, upload, file)
@@ -210,6 +220,8 @@ class View:
             return FolderNode(dataset, subfolder.path)
         if image is not None and image.filename not in self._journal.abandoned_names(dataset.id, folder_path):
             return ImageNode(dataset, folder_path, name, image)
+        with self._lock:
+            alias = self._aliases.get(key)
         if alias is not None:
             with self._metadata.reading(dataset.id) as tree:
                 image = tree.image(alias)
@@ -336,51 +348,85 @@ class View:
             ]
             return Listing(own, own, entries)
         self._metadata.list_folder(node.dataset.id, node.path)
+        known = self._listed.get((node.dataset.id, node.path))
+        with self._lock:
+            changes = self._version, self._journal.version
         with self._metadata.reading(node.dataset.id) as tree:
             folder = tree.folder(node.path)
+            stamp = (tree, folder.version if folder else 0, changes)
+            if known is not None and known.stamp == stamp:
+                return known.listing
             subfolders = {name: f.path for name, f in folder.subfolders.items()} if folder else {}
             images = list(folder.images.items()) if folder else []
-            stamp: object = (tree, folder.version if folder else 0)
-        with self._lock:
-            stamp = (stamp, self._version, self._journal.version)
-            known = self._listings.get((node.dataset.id, node.path))
-        if known is not None and known[0] == stamp:
-            return known[1]
-        listing = self._list(node, subfolders, images)
-        with self._lock:
-            self._listings[node.dataset.id, node.path] = (stamp, listing)
-        return listing
+        listed = self._list(node, subfolders, images, known, stamp)
+        self._listed[node.dataset.id, node.path] = listed
+        return listed.listing
 
-    def _list(self, node: FolderNode, subfolders: dict[str, str], images: list[tuple[str, Image]]) -> Listing:
-        entries: dict[str, Attributes] = {}
+    def _list(
+        self,
+        node: FolderNode,
+        subfolders: dict[str, str],
+        images: list[tuple[str, Image]],
+        known: _Listed | None,
+        stamp: object,
+    ) -> _Listed:
+        """A listing, for which only what has changed since the `known` one is made anew."""
+        made: dict[int, Entry] = {}
+        if known is not None:
+            made = {id(of): entry for of, entry in zip(known.sources, known.entries, strict=True)}
+        sources: list[Image | Upload] = []
+        entries: list[Entry] = []
         removed = self._journal.abandoned_names(node.dataset.id, node.path)
         for name, image in images:
             if image.filename in removed:
                 continue
-            try:
-                size_bytes = self._size_of(image)
-            except PictographError as error:
-                log.warning("The size of %s is not known: %s", image.filename, error)
-                size_bytes = 0
-            entries[name] = self._image_attributes(image, size_bytes)
+            entry = made.get(id(image))
+            if entry is None or entry.name != name or not self._is_still(entry.attributes, image):
+                entry = self._image_entry(name, image)
+            sources.append(image)
+            entries.append(entry)
+        image_count = len(entries)
+        others: dict[str, Entry] = {}
         for name, path in {**self._pending_subfolders(node), **subfolders}.items():
-            entries[name] = self._folder_attributes(FolderNode(node.dataset, path))
-        uploads = self._journal.children(node.dataset.id, node.path)
+            others[name] = Entry(name, self._folder_attributes(FolderNode(node.dataset, path)))
         files = {
             f.key.filename: f
             for f in self.open_files()
             if (f.key.dataset_id, f.key.folder) == (node.dataset.id, node.path) and not f.is_image
         }
-        for filename in {**uploads, **files}:
-            key = Key(node.dataset.id, node.path, filename)
-            entries[namespace.to_local(filename)] = self._local_attributes(
-                key, uploads.get(filename), files.get(filename)
-            )
+        for filename, upload in self._journal.children(node.dataset.id, node.path).items():
+            if filename not in files:
+                entry = made.get(id(upload))
+                if entry is None:
+                    name = namespace.to_local(filename)
+                    entry = Entry(name, self._local_attributes(Key(*upload.key), upload, None))
+                sources.append(upload)
+                entries.append(entry)
+                others[entry.name] = entry
+        for filename, file in files.items():
+            name = namespace.to_local(filename)
+            others[name] = Entry(name, self.file_attributes(file))
+        shown = [entry for entry in entries[:image_count] if entry.name not in others]
         parent = RootNode() if node.path == "/" else FolderNode(node.dataset, namespace.parent(node.path))
-        return Listing(
-            self.attributes(node),
-            self.attributes(parent),
-            [Entry(name, attributes) for name, attributes in entries.items()],
+        listing = Listing(self.attributes(node), self.attributes(parent), [*shown, *others.values()])
+        if known is not None and _is_same(listing, known.listing):
+            listing = known.listing
+        return _Listed(stamp, listing, sources, entries)
+
+    def _image_entry(self, name: str, image: Image) -> Entry:
+        try:
+            size_bytes = self._size_of(image)
+        except PictographError as error:
+            log.warning("The size of %s is not known: %s", image.filename, error)
+            size_bytes = 0
+        return Entry(name, self._image_attributes(image, size_bytes))
+
+    def _is_still(self, attributes: Attributes, image: Image) -> bool:
+        """Whether attributes made from this very image are still right."""
+        return (
+            self._times.get(image.id, attributes.mtime_ns) == attributes.mtime_ns
+            and self._inodes.get(image.id, attributes.ino) == attributes.ino
+            and attributes.size != 0
         )
 
     def is_empty(self, node: FolderNode) -> bool:
@@ -399,6 +445,10 @@ class View:
                 parts = namespace.components(pending)[: depth + 1]
                 found[namespace.to_local(parts[-1])] = namespace.join(parts)
         return found
+
+
+def _is_same(one: Listing, other: Listing) -> bool:
+    return (one.attributes, one.parent, one.entries) == (other.attributes, other.parent, other.entries)
 
 
 def _descend(tree: Tree, names: list[str]) -> str:

@@ -454,3 +454,25 @@ def test_statfs_shows_the_quota(house: House) -> None:
     space = house.vfs.statfs()
     assert space.name_max == 255
     assert 0 < space.blocks_available <= space.blocks_free == space.blocks
+
+
+def test_a_change_makes_only_its_own_entry_anew(house: House) -> None:
+    house.service.images += [Image(f"n{number}", f"{number}.jpg", "d1", "/", 7) for number in range(3)]
+    before = {entry.name: entry for entry in house.vfs.opendir("/photos").entries}
+    house.put("/photos/mine.jpg", jpeg())
+    house.put("/photos/other.jpg", jpeg(1))
+    pending = {entry.name: entry for entry in house.vfs.opendir("/photos").entries}
+    house.vfs.unlink("/photos/1.jpg")
+    house.vfs.utimens("/photos/2.jpg", None, 12345)
+    house.vfs.unlink("/photos/other.jpg")
+    now = {entry.name: entry for entry in house.vfs.opendir("/photos").entries}
+    assert now.keys() == {"old.jpg", "a", "0.jpg", "2.jpg", "mine.jpg"}
+    assert all(now[name] is before[name] for name in ("old.jpg", "0.jpg"))
+    assert now["mine.jpg"] is pending["mine.jpg"]
+    assert now["2.jpg"].attributes.mtime_ns == 12345
+
+
+def test_a_change_elsewhere_leaves_a_folders_listing_as_it_is(house: House) -> None:
+    before = house.vfs.opendir("/photos")
+    house.put("/photos/a/mine.jpg", jpeg())
+    assert house.vfs.opendir("/photos") is before

@@ -281,6 +281,14 @@ def test_xattrs(folder: Path) -> None:
         os.getxattr(path, "security.capability")
 
 
+def test_ls_asks_for_no_attributes_of_each_file(drive: Drive, folder: Path, run: Callable[..., str]) -> None:
+    for number in range(50):
+        (folder / f"{number}.jpg").touch()
+    before = drive.calls("getxattr")
+    assert len(run("ls", "-l", folder).splitlines()) == 51
+    assert drive.calls("getxattr") == before
+
+
 def test_an_xattr_that_does_not_fit_is_erange(folder: Path) -> None:
     path = folder / "a.jpg"
     path.touch()

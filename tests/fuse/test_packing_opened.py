@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,25 @@ def test_a_prepared_listing_leaves_out_what_the_kernel_refuses(caplog: pytest.Lo
     assert "5 names cannot be listed, the first is 'a/b'" in caplog.text
     last = _Stat.from_address(prepared.first_stat + 3 * prepared.stride)
     assert last.st_size == 1025
+
+
+def test_only_what_changed_is_packed_again() -> None:
+    packer = StatPacker(_Stat, uid=None, gid=None, umask=0)
+    sizes = dict(zip("abcdef", range(1, 7), strict=True))
+    entries = [Entry(name, replace(ATTRIBUTES, size=size)) for name, size in sizes.items()]
+    first = PreparedListing(Listing(ATTRIBUTES, ATTRIBUTES, entries), packer)
+    packed_again: list[int] = []
+    pack = packer.pack
+    packer.pack = lambda attributes: packed_again.append(attributes.size) or pack(attributes)  # type: ignore
+    now = [entries[4], Entry("g", replace(ATTRIBUTES, size=70)), *entries[1:3]]
+    second = PreparedListing(Listing(ATTRIBUTES, ATTRIBUTES, now), packer, first)
+    del first
+    assert second.names == [b".", b"..", b"e", b"g", b"b", b"c"]
+    found = [
+        _Stat.from_address(second.first_stat + i * second.stride).st_size for i in range(len(second.names))
+    ]
+    assert found == [1025, 1025, 5, 70, 2, 3]
+    assert packed_again == [1025, 1025, 70]
 
 
 def names_changed(opened: Opened, number: int) -> set[bytes]:
