@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import platformdirs
 
-from pictofs.units import parse_duration, parse_size, show_seconds, show_size
+from pictofs.units import Share, parse_duration, parse_share, parse_size, show_seconds, show_size
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -145,6 +145,7 @@ def _choice(*words: str) -> Kind:
 DURATION = Kind(parse_duration, show_seconds, "60s or 5m", "s")
 POSITIVE_DURATION = Kind(_positive_duration, show_seconds, "30s or 5m", "s")
 SIZE = Kind(parse_size, show_size, "500MiB or 10GiB", "bytes")
+SHARE = Kind(parse_share, str, "5% or 10GiB")
 SWITCH = Kind(_parse_switch, lambda on: "yes" if on else "no", "yes or no", switch=True)
 PATH = Kind(_parse_path, str, "/srv/pictofs")
 OPTIONAL_PATH = Kind(_parse_path, lambda path: str(path) if path else "-", "/var/log/pictofs.log")
@@ -225,8 +226,17 @@ class MountSettings:
     cache_size_bytes: int = _setting(
         "cache-size", SIZE, 10 * 2**30, "the most the image cache may take on disk"
     )
-    min_free_bytes: int = _setting(
-        "min-free", SIZE, 2**30, "free disk space that neither the cache nor new files may use up"
+    min_free: Share = _setting(
+        "min-free",
+        SHARE,
+        Share(percent=5),
+        "free disk space that the cache leaves, and new files too (of a percentage, 1 GiB)",
+    )
+    prefetch: int = _setting(
+        "prefetch",
+        Kind(_whole(0, 64), str, "16"),
+        16,
+        "how many files are fetched ahead at once when those of a folder are read in order; 0: none",
     )
     drain_timeout_s: float = _setting(
         "drain-timeout",

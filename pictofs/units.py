@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 MAX_DURATION_S = 366 * 86400.0
 """Longer waits than a year are a slip of the keyboard, and the platform's timers have a limit."""
@@ -10,6 +11,7 @@ MAX_DURATION_S = 366 * 86400.0
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|m|min|h|d)?", re.IGNORECASE)
 _DURATION_UNITS_S = {"ms": 0.001, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(iB|B)?|B)?", re.IGNORECASE)
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
 _SIZE_POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -39,6 +41,38 @@ def parse_size(text: str) -> int:
         raise ValueError("is not a size")
     base = 1000 if (match[3] or "").upper() == "B" else 1024
     return int(float(match[1]) * base ** _SIZE_POWERS.get((match[2] or "").upper(), 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Part of a disk: so many bytes, or so many hundredths of it."""
+
+    size_bytes: int = 0
+    percent: float = 0.0
+
+    def of(self, disk_bytes: int) -> int:
+        """In bytes, on a disk of that size."""
+        return self.size_bytes + int(disk_bytes * self.percent / 100)
+
+    def __str__(self) -> str:
+        return f"{self.percent:g} %" if self.percent else show_size(self.size_bytes)
+
+
+def parse_share(text: str) -> Share:
+    """A size, or a percentage such as `5%`.
+
+    Raises:
+        ValueError: neither, or more than the whole.
+    """
+    match = _PERCENT.fullmatch(text.strip())
+    if match and float(match[1]) > 100:
+        raise ValueError("is more than 100 %")
+    if match:
+        return Share(percent=float(match[1]))
+    try:
+        return Share(parse_size(text))
+    except ValueError:
+        raise ValueError("is neither a size nor a percentage") from None
 
 
 def show_seconds(seconds: float) -> str:

@@ -1,25 +1,174 @@
-"""Image bytes on disk, one whole file per image id.
+"""Image bytes on disk: one sparse file per image, of which any part may be here. Format: docs/FORMATS.md.
 
 The service never changes a stored object, so bytes are kept for as long as there is room and never asked for
-again. The least recently opened go first when the folder passes its bound or the disk runs low. A file is
-complete once it has its final name; `.part` files of an earlier life are removed at start.
+again. A file tells by itself what is in it: behind the image's bytes it has a slot for each chunk, filled
+once the chunk is complete. So nothing has to be read at start, and a kill at any moment loses at most the
+chunk that was coming in. Each slot has a checksum, looked at when the chunk is used for the first time in
+this process's life: after a power cut a slot may be there without its bytes. What was adopted from the spool
+is whole, and was made durable there.
 
-Lock order: `ContentCache._lock` is innermost; nothing is called while it is held but the file system.
+The least recently used files go first when the folder passes its bound or the disk runs low; files that are
+open never do. Who is oldest is found out by looking at the folder, a thousand at a time.
+
+Lock order: `CachedImage._lock`, then `ContentCache._lock`; nothing is called while either is held but the
+file system.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
+import heapq
 import logging
 import os
+import shutil
+import struct
 import threading
-from collections import OrderedDict
+import time
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+from pictofs.cache.ranges import Ranges
 
 log = logging.getLogger(__name__)
 
-_PART = ".part"
+FOLDER_NAME = "content-2"
+"""The cache's folder in an account's cache folder. The number is the format's version."""
+
+OLD_FOLDER_NAMES = ("images",)
+"""Folders of older formats: dropped, since everything in them can be fetched again."""
+
+CHUNK_BYTES = 64 * 1024
+"""What counts as here or not: half of the kernel's largest read, and what a file manager reads of a file."""
+
+_SLOT = struct.Struct("<II")  # a chunk's CRC-32, and _FULL once it is complete
+_FULL = 1
+_TAIL = struct.Struct("<8sQ")  # _MAGIC, the image's size in bytes
+_MAGIC = b"pictofs2"
+_ADOPTED = ".whole"  # the suffix of a file without slots, complete by its name
+_DISK_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the disk's own
+_VICTIMS = 1000
+"""How many of the oldest files one look at the folder finds: it takes half a second for 100,000 files."""
+
+
+class Usage(NamedTuple):
+    """Files and the disk space that they take, in bytes."""
+
+    files: int
+    bytes: int
+
+
+class CachedImage:
+    """One image's file, open. Any thread may use it until it is closed.
+
+    Attributes:
+        fd: the image's bytes, from offset 0. Read only what is here, and never past `total_bytes`.
+        total_bytes: the image's size.
+    """
+
+    def __init__(self, cache: ContentCache, name: str, fd: int, total_bytes: int) -> None:
+        self.fd = fd
+        self.total_bytes = total_bytes
+        self.name = name
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._present = Ranges()
+        self._stored: set[int] = set()  # chunks whose slots are filled
+        self._unchecked: dict[int, int] = {}  # chunk → checksum that its bytes must have
+        self._disk_bytes = _disk_bytes(os.fstat(fd))
+
+    def is_empty(self) -> bool:
+        """Whether nothing is here yet."""
+        return self._present.total() == 0
+
+    def has(self, start: int, end: int) -> bool:
+        """Whether the bytes `[start, end)` are here."""
+        return self.first_gap(start, end) is None
+
+    def first_gap(self, start: int, end: int) -> tuple[int, int] | None:
+        """The first part of `[start, end)` that is not here; None when all of it is."""
+        if self._unchecked:
+            self._check(start, end)
+        with self._lock:
+            return self._present.first_gap(start, end)
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Store bytes of the image.
+
+        Raises:
+            OSError: the disk did not take them.
+        """
+        end = offset + len(data)
+        view = memoryview(data)
+        position = offset
+        while view:
+            written = os.pwrite(self.fd, view, position)
+            view, position = view[written:], position + written
+        with self._lock:
+            self._present.add(offset, end)
+            complete = [
+                chunk
+                for chunk in range(offset // CHUNK_BYTES, -(-end // CHUNK_BYTES))
+                if chunk not in self._stored and self._present.covers(*self._bounds(chunk))
+            ]
+        for chunk in complete:
+            start, stop = self._bounds(chunk)
+            self._write_slot(chunk, zlib.crc32(os.pread(self.fd, stop - start, start)), _FULL)
+            self._stored.add(chunk)
+        if complete:
+            self._account()
+
+    def close(self) -> None:
+        """Let go of the file. What is here stays in the cache."""
+        self._cache._closed(self, is_sound=not self._unchecked)
+        os.close(self.fd)
+
+    # Inside
+
+    def _bounds(self, chunk: int) -> tuple[int, int]:
+        start = chunk * CHUNK_BYTES
+        return start, min(start + CHUNK_BYTES, self.total_bytes)
+
+    def _load(self, *, is_checked: bool) -> None:
+        """Find out from the slots what is here."""
+        slots = os.pread(self.fd, _SLOT.size * _chunks(self.total_bytes), self.total_bytes)
+        for chunk, (checksum, state) in enumerate(_SLOT.iter_unpack(slots)):
+            if state == _FULL:
+                self._present.add(*self._bounds(chunk))
+                self._stored.add(chunk)
+                if not is_checked:
+                    self._unchecked[chunk] = checksum
+
+    def _load_whole(self) -> None:
+        self._present.add(0, self.total_bytes)
+        self._stored.update(range(_chunks(self.total_bytes)))
+
+    def _check(self, start: int, end: int) -> None:
+        """Compare with their checksums the chunks of `[start, end)` that this process did not look at yet."""
+        for chunk in range(start // CHUNK_BYTES, -(-end // CHUNK_BYTES)):
+            expected = self._unchecked.get(chunk)
+            if expected is None:
+                continue
+            begin, stop = self._bounds(chunk)
+            is_good = zlib.crc32(os.pread(self.fd, stop - begin, begin)) == expected
+            with self._lock:
+                if not is_good and chunk in self._unchecked:
+                    log.warning("A chunk of a cached image is damaged and will be fetched again")
+                    self._write_slot(chunk, 0, 0)
+                    self._present.remove(begin, stop)
+                    self._stored.discard(chunk)
+                self._unchecked.pop(chunk, None)
+
+    def _write_slot(self, chunk: int, checksum: int, state: int) -> None:
+        os.pwrite(self.fd, _SLOT.pack(checksum, state), self.total_bytes + _SLOT.size * chunk)
+
+    def _account(self) -> None:
+        with self._lock:
+            before, self._disk_bytes = self._disk_bytes, _disk_bytes(os.fstat(self.fd))
+            self._cache._grew(self._disk_bytes - before)
 
 
 class ContentCache:
@@ -27,90 +176,232 @@ class ContentCache:
 
     Args:
         folder: where the files are; made private to the user.
-        max_bytes: the bound of all files together.
+        max_bytes: the bound of the disk space that they take.
         min_free_bytes: room to leave on the disk.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, min_free_bytes: int = 0) -> None:
-        self._folder = folder
+        self.folder = folder
         self.max_bytes = max_bytes
         self._min_free_bytes = min_free_bytes
         self._lock = threading.Lock()
-        self._sizes: OrderedDict[str, int] = OrderedDict()  # file name → bytes, least recently used first
         self._used_bytes = 0
-        self._numbers = itertools.count()  # so that two transfers of one image never share a file
+        self._open: Counter[str] = Counter()  # file name → how often it is open
+        self._sound: set[int] = set()  # hashes of the names of files that this process has looked through
+        self._victims: deque[tuple[int, str]] = deque()  # access time in ns, name: the oldest first
+        self._evicting = threading.Lock()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = []
-        for entry in os.scandir(folder):
-            if entry.name.endswith(_PART):
-                Path(entry.path).unlink(missing_ok=True)
-            else:
-                status = entry.stat()
-                found.append((status.st_mtime_ns, entry.name, status.st_size))
-        for _, name, size_bytes in sorted(found):
-            self._sizes[name] = size_bytes
-            self._used_bytes += size_bytes
+
+    def start(self) -> None:
+        """`settle` in the background."""
+        threading.Thread(target=self.settle, name="cache-count", daemon=True).start()
+
+    def settle(self) -> None:
+        """Drop what older versions have left, count what is here, and keep to the bounds."""
+        for name in OLD_FOLDER_NAMES:
+            shutil.rmtree(self.folder.parent / name, ignore_errors=True)
+        self.count()
+        self.make_room()
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of all complete files."""
+        """Disk space that the files take; until `start` has counted, that of this process's files alone."""
         return self._used_bytes
 
-    def open(self, image_id: str) -> int | None:
-        """A descriptor for reading the image's bytes (the caller closes it), or None: not here."""
+    def open(self, image_id: str, size_bytes: int) -> CachedImage:
+        """The image's file; made for `size_bytes` if there is none.
+
+        Look at its `total_bytes`: an earlier listing may have known another size.
+
+        Raises:
+            OSError: the file cannot be made.
+        """
         name = _file_name(image_id)
         with self._lock:
-            if name not in self._sizes:
-                return None
-            self._sizes.move_to_end(name)
-        path = self._folder / name
+            self._open[name] += 1  # so that it is not evicted while it is being opened
+        image = None
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            os.utime(fd)  # So that the order of use survives a restart.
-        except FileNotFoundError:
-            with self._lock:
-                self._used_bytes -= self._sizes.pop(name, 0)
-            return None
-        return fd
-
-    def partial(self, image_id: str) -> Path:
-        """Where to collect an image's bytes; `commit` it when they are complete and right."""
-        return self._folder / f"{_file_name(image_id)}.{next(self._numbers)}{_PART}"
-
-    def commit(self, image_id: str, partial: Path) -> None:
-        """Take a completed file in under the image's id, and make room if that passes a bound."""
-        name = _file_name(image_id)
-        size_bytes = partial.stat().st_size
-        partial.replace(self._folder / name)
-        with self._lock:
-            self._used_bytes += size_bytes - self._sizes.pop(name, 0)
-            self._sizes[name] = size_bytes
-        self._make_room()
+            image = self._load(name) or self._load(name + _ADOPTED) or self._make(name, size_bytes)
+        finally:
+            if image is None:
+                with self._lock:
+                    self._let_go(name)
+        image.name = name
+        return image
 
     def adopt(self, image_id: str, file: Path) -> None:
         """Take in the bytes of a file that was just uploaded: a hard link where that is possible.
 
         Nothing is lost if it is not: the bytes are on the service.
         """
-        partial = self.partial(image_id)
+        target = self.folder / (_file_name(image_id) + _ADOPTED)
         try:
-            os.link(file, partial)
-            self.commit(image_id, partial)
+            os.link(file, target)
+            self._grew(_disk_bytes(target.stat()))
         except OSError as error:
             log.debug("The bytes of %s were not kept in the cache: %s", image_id, error)
+        self.make_room()
 
-    def _make_room(self) -> None:
-        while True:
-            with self._lock:
-                disk = os.statvfs(self._folder)
-                low = disk.f_bavail * disk.f_frsize < self._min_free_bytes
-                if not self._sizes or not (low or self._used_bytes > self.max_bytes):
-                    return
-                name, size_bytes = self._sizes.popitem(last=False)
-                self._used_bytes -= size_bytes
-            (self._folder / name).unlink(missing_ok=True)
+    def discard(self, image_id: str) -> None:
+        """Forget what is here of an image. Whoever has it open goes on with what they have."""
+        for name in (_file_name(image_id), _file_name(image_id) + _ADOPTED):
+            self._unlink(name)
+
+    def clear(self) -> Usage:
+        """Remove every file that is not open; what went."""
+        files = freed = 0
+        for entry, _ in self._entries():
+            if not self._is_open(entry.name):
+                gone_bytes = self._unlink(entry.name)
+                files, freed = files + 1, freed + gone_bytes
+        self.count()
+        return Usage(files, freed)
+
+    def count(self) -> Usage:
+        """Look at the folder: what is in it. Takes about half a second for 100,000 files."""
+        files = used = 0
+
+        def seen() -> Iterator[tuple[int, str]]:
+            nonlocal files, used
+            for entry, status in self._entries():
+                files, used = files + 1, used + _disk_bytes(status)
+                yield status.st_atime_ns, entry.name
+
+        oldest = heapq.nsmallest(_VICTIMS, seen())
+        with self._lock:
+            self._used_bytes = used
+            self._victims = deque(oldest)
+        return Usage(files, used)
+
+    def make_room(self) -> None:
+        """Remove the least recently used files until the folder and the disk are within their bounds."""
+        if not self._is_over() or not self._evicting.acquire(blocking=False):
+            return
+        try:
+            counted = False
+            while self._is_over():
+                with self._lock:
+                    victim = self._victims.popleft() if self._victims else None
+                if victim is None:
+                    if counted:
+                        return  # all that is left is open
+                    self.count()
+                    counted = True
+                    continue
+                used_ns, name = victim
+                with contextlib.suppress(FileNotFoundError):
+                    if not self._is_open(name) and (self.folder / name).stat().st_atime_ns == used_ns:
+                        self._unlink(name)
+                        counted = False
+        finally:
+            self._evicting.release()
+
+    # Inside
+
+    def _load(self, name: str) -> CachedImage | None:
+        path = self.folder / name
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        try:
+            status = os.fstat(fd)
+            # The order of use is kept as the access time: the modification time of what was adopted may be
+            # looked at by whoever still has the spool's file open.
+            os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
+            if name.endswith(_ADOPTED):
+                image = CachedImage(self, name, fd, status.st_size)
+                image._load_whole()
+                return image
+            total_bytes = _total_bytes(fd, status.st_size)
+            if total_bytes is not None:
+                image = CachedImage(self, name, fd, total_bytes)
+                image._load(is_checked=hash(name) in self._sound)
+                return image
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+        log.info("A file of the image cache is damaged and was dropped: %s", path)
+        self._unlink(name)
+        return None
+
+    def _make(self, name: str, total_bytes: int) -> CachedImage:
+        aside = self.folder / f"{name}.{threading.get_ident()}"
+        fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            end = total_bytes + _SLOT.size * _chunks(total_bytes)
+            os.pwrite(fd, _TAIL.pack(_MAGIC, total_bytes), end)
+            aside.replace(self.folder / name)
+            image = CachedImage(self, name, fd, total_bytes)
+        except BaseException:
+            os.close(fd)
+            aside.unlink(missing_ok=True)
+            raise
+        self._grew(image._disk_bytes)
+        return image
+
+    def _closed(self, image: CachedImage, *, is_sound: bool) -> None:
+        with self._lock:
+            self._let_go(image.name)
+            if is_sound:
+                self._sound.add(hash(image.name))
+
+    def _let_go(self, name: str) -> None:
+        self._open[name] -= 1
+        if self._open[name] <= 0:
+            del self._open[name]
+
+    def _is_open(self, name: str) -> bool:
+        with self._lock:
+            return name.partition(".")[0] in self._open
+
+    def _grew(self, by_bytes: int) -> None:
+        with self._lock:
+            self._used_bytes += by_bytes
+
+    def _unlink(self, name: str) -> int:
+        path = self.folder / name
+        try:
+            freed = _disk_bytes(path.lstat())
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        with self._lock:
+            self._used_bytes -= freed
+            self._sound.discard(hash(name))
+        return freed
+
+    def _is_over(self) -> bool:
+        disk = os.statvfs(self.folder)
+        return self._used_bytes > self.max_bytes or disk.f_bavail * disk.f_frsize < self._min_free_bytes
+
+    def _entries(self) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    yield entry, entry.stat(follow_symlinks=False)
 
 
 def _file_name(image_id: str) -> str:
     """An id as a file name. Ids are data of the service: they may hold anything, so they are hashed."""
     return hashlib.sha256(image_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _chunks(total_bytes: int) -> int:
+    return -(-total_bytes // CHUNK_BYTES)
+
+
+def _total_bytes(fd: int, length: int) -> int | None:
+    """The image's size as the file's tail tells it; None when the tail makes no sense."""
+    tail = os.pread(fd, _TAIL.size, max(0, length - _TAIL.size))
+    if len(tail) != _TAIL.size:
+        return None
+    magic, total_bytes = _TAIL.unpack(tail)
+    if magic != _MAGIC or length != total_bytes + _SLOT.size * _chunks(total_bytes) + _TAIL.size:
+        return None
+    return int(total_bytes)
+
+
+def _disk_bytes(status: os.stat_result) -> int:
+    return status.st_blocks * _DISK_BLOCK_BYTES

@@ -24,7 +24,7 @@ from pictofs.mount.control import BusyError, ControlError, MountRecord, NotMount
 from pictofs.mount.problems import MountError
 from pictofs.mount.status import ReportError
 from pictofs.settings import Access, SettingsError
-from pictofs.units import show_count
+from pictofs.units import Share, show_count
 
 _KEY_FILE_MAX_BYTES = 4096
 """A key has some fifty characters; a longer file is another file."""
@@ -173,7 +173,7 @@ def _key_from(path: Path) -> str:
 
 def _json_row(row: settings.Row) -> dict[str, object]:
     data = dataclasses.asdict(row)
-    return {**data, "value": str(row.value) if isinstance(row.value, Path) else row.value}
+    return {**data, "value": str(row.value) if isinstance(row.value, (Path, Share)) else row.value}
 
 
 def _detach(place: Path) -> None:

@@ -294,7 +294,7 @@ def _add_setting(group: Any, setting: Setting) -> None:
 def _metavar(setting: Setting) -> str:
     if setting.kind.unit:
         return {"s": "DURATION", "bytes": "SIZE"}[setting.kind.unit]
-    return {"dataset": "NAME", "base-url": "URL", "profile": "NAME"}.get(
+    return {"dataset": "NAME", "base-url": "URL", "profile": "NAME", "min-free": "SIZE|PERCENT"}.get(
         setting.name, "PATH" if setting.name.endswith(("-dir", "-file")) else "N"
     )
 

@@ -271,7 +271,7 @@ _gil_ensure = ctypes.PYFUNCTYPE(ctypes.c_int)(("PyGILState_Ensure", ctypes.pytho
 _view_of_memory = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
     ("PyMemoryView_FromMemory", ctypes.pythonapi)
 )
-_PYBUF_READ = 0x100  # from CPython's headers
+_PYBUF_READ, _PYBUF_WRITE = 0x100, 0x200  # from CPython's headers
 _this_thread = threading.local()
 
 
@@ -563,10 +563,8 @@ class _Calls:
         self._opened.add_file(handle, path, writes=True)
 
     def read(self, path: bytes | None, buf: Any, size: int, offset: int, fip: Any) -> int:
-        data = self._vfs.read(fip.contents.fh, size, offset)
-        count = min(len(data), size)  # never past libfuse's buffer
-        ctypes.memmove(buf, data, count)
-        return count
+        with _view_of_memory(buf, size, _PYBUF_WRITE) as view:
+            return self._vfs.read_into(fip.contents.fh, view, offset)
 
     def write(self, path: bytes | None, buf: Any, size: int, offset: int, fip: Any) -> int:
         with _view_of_memory(buf, size, _PYBUF_READ) as view:

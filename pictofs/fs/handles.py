@@ -100,6 +100,11 @@ class LocalFile:
         with self.lock:
             return self.spool_file.pread(size, offset)
 
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """As `read`, into a buffer; how many bytes."""
+        with self.lock:
+            return os.preadv(self.spool_file.fd, [buffer], offset)
+
     def write(self, data: bytes | memoryview, offset: int) -> int:
         """Write and return how many bytes. Raises OSError: EFBIG past 50 MB, ENOSPC when the disk is full."""
         with self.lock, self._failing():

@@ -29,8 +29,9 @@ class VfsProtocol(Protocol):
         """`flags` as in open(2); O_TRUNC is to be honoured, O_CREAT and O_EXCL never come here."""
 
     def create(self, path: str, mode: int, flags: int) -> int: ...
-    def read(self, handle: int, size: int, offset: int) -> bytes:
-        """Exactly `size` bytes, fewer only at the end of the file: the kernel takes fewer for the end."""
+    def read_into(self, handle: int, buffer: memoryview, offset: int) -> int:
+        """Fill libfuse's own buffer; fewer bytes only at the end of the file: the kernel takes fewer for the
+        end. How many they were."""
 
     def write(self, handle: int, data: memoryview, offset: int) -> int:
         """`data` is libfuse's own buffer: valid during the call only, so copy what outlives it."""

@@ -20,6 +20,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from pictofs import namespace
@@ -33,8 +34,9 @@ from pictofs.fs.handles import Handle, Key, LocalFile, Phase
 from pictofs.fs.rename import RenameRemote, Renames
 from pictofs.fs.view import FolderNode, ImageNode, LocalNode, RootNode, View
 from pictofs.fs.xattrs import XattrRemote, Xattrs
-from pictofs.transfer.download import Downloader
+from pictofs.transfer.download import Downloader, Reader
 from pictofs.transfer.journal import Journal, NewUpload, State, Upload
+from pictofs.transfer.readahead import Readahead
 from pictofs.transfer.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ class Vfs:
         metadata: MetadataCache,
         content: ContentCache,
         downloader: Downloader,
+        readahead: Readahead,
         journal: Journal,
         spool: Spool,
         archive: Archive,
@@ -91,6 +94,7 @@ class Vfs:
         self._metadata = metadata
         self._content = content
         self._downloader = downloader
+        self._readahead = readahead
         self._journal = journal
         self._spool = spool
         self._archive = archive
@@ -175,7 +179,7 @@ class Vfs:
                 file.truncate(0)
             return self._add(Handle(path, file=file, writable=writes))
         if not writes:
-            return self._add(Handle(path, reader=self._downloader.open(node.image), image=node.image))
+            return self._add(Handle(path, reader=self._reader(node), image=node.image))
         if not self._policy.overwrite:
             raise rules.refusal(
                 errno.EEXIST, path, "an uploaded image is never changed in place (see -o overwrite)"
@@ -206,6 +210,14 @@ class Vfs:
         assert opened.file is not None  # A handle has a reader or a file.
         return opened.file.read(size, offset)
 
+    def read_into(self, handle: int, buffer: memoryview, offset: int) -> int:
+        """As `read`, into a buffer and so without a copy; how many bytes."""
+        opened = self._handle(handle)
+        if opened.reader is not None:
+            return opened.reader.read_into(buffer, offset)
+        assert opened.file is not None  # A handle has a reader or a file.
+        return opened.file.read_into(buffer, offset)
+
     def write(self, handle: int, data: memoryview, offset: int) -> int:
         """Write into the spool; how many bytes were written."""
         return self._writable(handle).write(data, offset)
@@ -222,6 +234,19 @@ class Vfs:
             self.flush(own)
         finally:
             self.release(own)
+
+    def _reader(self, node: ImageNode) -> Reader:
+        """A reader of an image, whose siblings are fetched ahead when they turn out to be read as well."""
+        dataset_id, folder = node.dataset.id, node.folder
+        siblings = partial(self._siblings, dataset_id, folder)
+        return self._downloader.open(
+            node.image, self._readahead.follow((dataset_id, folder), node.image, siblings)
+        )
+
+    def _siblings(self, dataset_id: str, path: str) -> list[tuple[str, Image]]:
+        with self._metadata.reading(dataset_id) as tree:
+            folder = tree.folder(path)
+            return list(folder.images.items()) if folder else []
 
     def _open_local(self, node: LocalNode) -> LocalFile:
         file = node.file

@@ -27,6 +27,7 @@ from pictofs.api.budget import Allowance
 from pictofs.api.client import Client
 from pictofs.api.credentials import Credentials
 from pictofs.api.models import Dataset, Organization
+from pictofs.cache.content import FOLDER_NAME as CONTENT_FOLDER
 from pictofs.cache.content import ContentCache
 from pictofs.cache.listings import Listings
 from pictofs.cache.metadata import MetadataCache
@@ -49,6 +50,7 @@ from pictofs.transfer.archive import ArchiveQueue
 from pictofs.transfer.download import Downloader
 from pictofs.transfer.journal import Journal, Upload
 from pictofs.transfer.lock import StateLock
+from pictofs.transfer.readahead import Readahead
 from pictofs.transfer.spool import JOURNAL_RESERVE_BYTES, Spool
 from pictofs.transfer.upload import Uploader
 
@@ -59,6 +61,16 @@ LOG_BYTES = 5 << 20
 
 DRAIN_SLICE_S = 1.0
 """How often a draining process looks at its signals and tells systemd that it is alive."""
+
+
+CONNECTIONS = 20
+"""Kept open to each host, beside those of the prefetch."""
+
+AHEAD_PART = 8
+"""The part of the image cache that may hold what nobody has read yet: the rest is what was read."""
+
+SPOOL_RESERVE_BYTES = 1 << 30
+"""The most that a percentage for `min-free` keeps new files from using: a large disk has room for them."""
 
 
 def mount(settings: MountSettings, credentials: Credentials, mountpoint: Path, *, foreground: bool) -> int:
@@ -155,6 +167,7 @@ class _Mount:
                 base_url=credentials.base_url,
                 timeout_s=settings.request_timeout_s,
                 retry_after_limit_s=settings.request_timeout_s,
+                max_connections=CONNECTIONS + settings.prefetch,
             )
         )
         self._allowance = Allowance(lambda: client.budget)
@@ -171,14 +184,14 @@ class _Mount:
         stack.callback(lock.release)
         self._spool = Spool(
             account.state / accounts.SPOOL_NAME,
-            min_free_bytes=max(settings.min_free_bytes, JOURNAL_RESERVE_BYTES),
+            min_free_bytes=max(_spool_reserve_bytes(settings, account.state), JOURNAL_RESERVE_BYTES),
         )
         self._journal = Journal(account.state / accounts.JOURNAL_NAME, self._spool, lock)
         stack.callback(self._journal.close)
         self._content = ContentCache(
-            account.cache / "images",
+            account.cache / CONTENT_FOLDER,
             max_bytes=settings.cache_size_bytes,
-            min_free_bytes=settings.min_free_bytes,
+            min_free_bytes=settings.min_free.of(_disk_bytes(account.cache)),
         )
 
         self._uploader = Uploader(
@@ -216,6 +229,12 @@ class _Mount:
             correct_size=metadata.correct_size,
             timeout_s=settings.request_timeout_s,
         )
+        readahead = Readahead(
+            downloader.fetch,
+            service.has_link,
+            at_once=settings.prefetch,
+            max_bytes=settings.cache_size_bytes // AHEAD_PART,
+        )
         owner = Owner(settings.uid, settings.gid, settings.umask)
         self.view = View(metadata, self._journal, owner, probe_size=service.size)
         policy = Policy(settings.read_only, settings.sync, settings.overwrite, settings.upload_wait_s)
@@ -225,6 +244,7 @@ class _Mount:
             metadata=metadata,
             content=self._content,
             downloader=downloader,
+            readahead=readahead,
             journal=self._journal,
             spool=self._spool,
             archive=self._archive,
@@ -267,6 +287,7 @@ class _Mount:
         accounts.write_note(self._account.state, self._note())
         self._spool.start()
         self._stack.callback(self._spool.stop)
+        self._content.start()
         self._uploader.start()
         self._stack.callback(self._uploader.stop)
         self._archive.start()
@@ -365,6 +386,20 @@ class _Mount:
             )
         else:
             log.info("unmounted; everything is on the server")
+
+
+def _spool_reserve_bytes(settings: MountSettings, folder: Path) -> int:
+    """What new files leave free on the spool's disk."""
+    share = settings.min_free
+    reserve_bytes = share.of(_disk_bytes(folder))
+    return min(reserve_bytes, SPOOL_RESERVE_BYTES) if share.percent else reserve_bytes
+
+
+def _disk_bytes(folder: Path) -> int:
+    """The size of the disk that a folder is, or will be, on."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    disk = os.statvfs(there)
+    return disk.f_blocks * disk.f_frsize
 
 
 @contextmanager

@@ -151,30 +151,35 @@ class Service:
         return self._client.datasets.download_urls(dataset_id)
 
     @contextmanager
-    def open_stream(self, image: Image, offset: int) -> Iterator[ByteStream]:
-        """The image's bytes from an offset on: by signed link where there is one, else through the API."""
+    def open_stream(self, image: Image, start: int, end: int) -> Iterator[ByteStream]:
+        """An image's bytes `[start, end)`: by signed link where there is one. Without, through the API, and
+        then up to the image's end: each further part would be another API request."""
         url = self._links.get(image)
         if url is not None:
             try:
-                with self._client.images.storage_get(url, offset) as stream:
+                with self._client.images.storage_get(url, start, end - start) as stream:
                     yield stream
                     return
             except StorageError as error:
-                self._links.expire(image, url)
                 if error.status != LINK_EXPIRED:
                     raise
+                self._links.expire(image, url)
             url = self._links.get(image)
         opened = (
-            self._client.images.open_original(image.id, offset)
+            self._client.images.open_original(image.id, start)
             if url is None
-            else self._client.images.storage_get(url, offset)
+            else self._client.images.storage_get(url, start, end - start)
         )
         with opened as stream:
             yield stream
 
+    def has_link(self, image: Image) -> bool:
+        """Whether the image's bytes cost no API request of their own. Links are asked for if need be."""
+        return self._links.get(image, many=True) is not None
+
     def size(self, image: Image) -> int | None:
         """The size of an image that no listing knows, in bytes."""
-        url = self._links.get(image) or self._links.get(image)
+        url = self._links.get(image, many=True)
         return self._client.images.storage_size(url) if url else None
 
 

@@ -1,10 +1,16 @@
-"""Streaming reads: a read returns as soon as its own bytes are there, and readers share one transfer.
+"""Reading images: each read waits for its own bytes only, and all readers of an image share what comes in.
 
-A `Transfer` brings one image's bytes, from the start to the end, into a file of the content cache. A break
-is resumed where it stopped. What ends with another number of bytes than announced is an error, never a
-short or padded file. When the last reader leaves before the end, the transfer stops.
+A `Transfer` is one image that is being read: its file in the content cache, and the `Flight`s that fill it.
+A flight is one request for a range of bytes. A read whose bytes are not here waits for the flight that will
+bring them soon, or starts one. At first no more is asked for than was read, so that looking at the beginning
+of many files costs little; who reads on gets ranges that grow, each asked for before it is needed.
 
-Lock order: `Downloader._lock`, then `Transfer._grown`. Neither is held while bytes or answers are awaited.
+A flight that breaks goes on where it stopped. One whose Range was ignored brings the image from its first
+byte, and the image's other readers wait for it. What ends with another number of bytes than announced is an
+error, never a short or padded file. When the last reader leaves, flights that have far to go are ended.
+
+Lock order: `Downloader._lock`, then `Transfer._grown`, then the locks of cache/content. None is held while
+bytes or answers are awaited.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -25,84 +32,297 @@ from pictofs.api.errors import (
     StorageError,
 )
 from pictofs.api.models import Image
-from pictofs.cache.content import ContentCache
+from pictofs.cache.content import CHUNK_BYTES, CachedImage, ContentCache
 
 log = logging.getLogger(__name__)
 
 MAX_RESUMES = 4
-"""Breaks in a row, without a byte in between, after which a transfer gives up and its readers get EIO."""
+"""Breaks in a row, without a byte in between, after which a flight gives up and its readers get EIO."""
 
 RESUME_DELAY_S = 0.25
 """Wait before the first resume, doubled with each: short enough that a reader does not notice a reset."""
 
+WHOLE_BYTES = 256 * 1024
+"""An image of up to this size is fetched whole: a second round trip would take longer than its rest."""
+
+NEAR_BYTES = 1 << 20
+"""How far behind a flight still is when waiting for it beats a request of one's own: what a line of
+100 Mbit/s brings in the time of a round trip or two. Also what a flight may still bring for nobody."""
+
+GROWTH = 4
+"""By how much each range is longer than the one before, for who reads on: 50 MB in seven requests."""
+
+STEP_BYTES = 512 * 1024
+"""Two reads this close are one program reading on: the kernel sends its reads ahead in any order."""
+
+MAX_FLIGHTS = 8
+"""Of one image at a time; further readers at other places wait. Beyond it requests only share the line."""
+
+MAX_WAIT_S = 600.0
+"""The longest that a read may take while bytes keep coming: 50 MB, read at its end, from a server without
+Range, on a line of 700 kbit/s."""
+
 
 class ByteStream(Protocol):
-    """Bytes on their way. `offset_bytes` is where they really start: 0 when Range was ignored."""
+    """Bytes on their way. `offset_bytes` is where they really start: 0 when Range was ignored.
+
+    `end_bytes` is where they end, None when that was not announced; `cancel` ends the iteration in another
+    thread with an error.
+    """
 
     @property
     def total_bytes(self) -> int | None: ...
     @property
     def offset_bytes(self) -> int: ...
+    @property
+    def end_bytes(self) -> int | None: ...
     def __iter__(self) -> Iterator[bytes]: ...
+    def cancel(self) -> None: ...
 
 
-OpenStream = Callable[[Image, int], AbstractContextManager[ByteStream]]
+class OpenStream(Protocol):
+    def __call__(self, image: Image, start: int, end: int) -> AbstractContextManager[ByteStream]:
+        """The image's bytes `[start, end)`, or more: a source that is dear to ask may go on to the end."""
+
+
+class Watcher(Protocol):
+    """Is told what becomes of one open image. See transfer/readahead."""
+
+    def began(self, *, was_here: bool) -> None:
+        """The first read; `was_here`: its bytes were in the cache."""
+
+    def reached(self, end: int) -> None:
+        """A read up to `end`."""
+
+
+class Flight:
+    """One request for `[start, end)` of an image. `position` only grows; `error` and `ended` are final.
+
+    Guarded by the transfer's condition, but for `cancelled`.
+    """
+
+    def __init__(self, start: int, end: int) -> None:
+        self.start = start
+        self.position = start
+        self.end = end
+        self.ended = False
+        self.error: BaseException | None = None
+        self.cancelled = threading.Event()
+        self.stream: ByteStream | None = None
 
 
 class Transfer:
-    """One image on its way into a file. `received` only grows; `error` and `finished` are final."""
+    """One image that is being read. Made, shared and ended by the `Downloader`."""
 
-    def __init__(self, image: Image, fd: int) -> None:
+    def __init__(self, downloader: Downloader, image: Image, file: CachedImage) -> None:
         self.image = image
-        self.fd = fd
-        self.received = 0
-        self.finished = False
-        self.error: BaseException | None = None
-        self.readers = 0
-        self.cancelled = threading.Event()
+        self.file = file
+        self.readers = 0  # guarded by the downloader, as is the next
+        self.is_closed = False
+        self._downloader = downloader
         self._grown = threading.Condition()
+        self._flights: list[Flight] = []
+        self._ignores_range = False
+        self._window_bytes = 0  # length of the latest range
+        self._frontier = 0  # where it ends, and so who reads on goes on
+        self._last_end = 0  # of the latest read
+        self._steps = 0  # reads in a row that went on from each other
 
-    def wait_for(self, end: int, timeout_s: float) -> None:
-        """Wait until `end` bytes are here, or all there are.
+    # Reading
+
+    def ensure(self, start: int, end: int) -> None:
+        """Wait until the bytes `[start, end)` are here.
 
         Raises:
-            PictographError: what ended the transfer.
-            RequestTimeoutError: not in time.
+            PictographError, OSError: what ended the flight that was to bring them.
+            RequestTimeoutError: nothing came for the downloader's timeout.
         """
         with self._grown:
-            arrived = self._grown.wait_for(
-                lambda: self.received >= end or self.finished or self.error is not None, timeout_s
-            )
-            if self.error is not None and self.received < end:
-                raise self.error
-        if not arrived:
-            raise RequestTimeoutError(
-                f"{self.image.filename}: no more bytes arrived within {timeout_s:.0f} s"
+            self._note_read(start, end)
+            self._look_ahead(end)
+            deadline = time.monotonic() + MAX_WAIT_S
+            while (gap := self.file.first_gap(start, end)) is not None:
+                flight = self._flight_to(gap[0])
+                if flight is None and len(self._flights) >= MAX_FLIGHTS:
+                    self._wait_for(lambda: len(self._flights) < MAX_FLIGHTS)
+                    continue
+                flight = flight or self._start(*gap)
+                self._follow(flight, min(gap[1], flight.end), deadline)
+                error = None if flight.cancelled.is_set() else flight.error
+                if error is not None and not self.file.has(gap[0], gap[0] + 1):
+                    raise error
+
+    def _follow(self, flight: Flight, position: int, deadline: float) -> None:
+        """Until the flight has got there or has ended. Its bytes may come slowly, but they must come."""
+        while flight.position < position and not flight.ended:
+            before = flight.position
+            self._wait_for(lambda: flight.ended or flight.position != before)  # noqa: B023 - waited for here
+            if time.monotonic() > deadline:
+                raise RequestTimeoutError(f"{self.image.filename}: its bytes arrive too slowly")
+
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        timeout_s = self._downloader.timeout_s
+        if not self._grown.wait_for(condition, timeout_s):
+            raise RequestTimeoutError(f"{self.image.filename}: no more bytes arrived within {timeout_s:g} s")
+
+    def _note_read(self, start: int, end: int) -> None:
+        goes_on = abs(start - self._last_end) <= STEP_BYTES
+        self._steps = self._steps + 1 if goes_on else 0
+        self._last_end = end
+
+    def _look_ahead(self, end: int) -> None:
+        """Start the next range for who reads on, before it is needed."""
+        frontier = self._frontier
+        if self._steps < 2 or not frontier or not end <= frontier < self.file.total_bytes:
+            return
+        if frontier - end > self._window_bytes // 2 or self._flight_to(frontier):
+            return
+        gap = self.file.first_gap(frontier, self.file.total_bytes)
+        if gap is not None and gap[0] == frontier and len(self._flights) < MAX_FLIGHTS:
+            self._start(frontier, frontier + 1)
+
+    # Flights
+
+    def _flight_to(self, start: int) -> Flight | None:
+        """The flight to wait for the byte at `start`; None: a request of one's own brings it sooner."""
+        for flight in self._flying():
+            is_coming = flight.position <= start < flight.end
+            if is_coming and (self._ignores_range or start - flight.position <= NEAR_BYTES):
+                return flight
+        return None
+
+    def _flying(self) -> list[Flight]:
+        return [flight for flight in self._flights if not flight.cancelled.is_set()]
+
+    def _start(self, start: int, end: int) -> Flight:
+        """Ask for `[start, end)` and what may follow, in a thread of its own."""
+        flight = self._planned(start, end)
+        threading.Thread(target=self._fly, args=(flight,), name="download", daemon=True).start()
+        return flight
+
+    def _planned(self, start: int, end: int) -> Flight:
+        total_bytes = self.file.total_bytes
+        begin = start - start % CHUNK_BYTES
+        stop = -(-end // CHUNK_BYTES) * CHUNK_BYTES
+        if total_bytes <= WHOLE_BYTES:
+            begin, stop = 0, total_bytes
+        elif begin == self._frontier and begin:
+            self._window_bytes = max(stop - begin, GROWTH * self._window_bytes)
+            stop = begin + self._window_bytes
+        else:
+            self._window_bytes = stop - begin
+        # Not what is here already, and not what another flight is about to bring.
+        gap = self.file.first_gap(begin, min(stop, total_bytes))
+        if gap is not None:
+            begin, stop = gap if gap[0] <= start else (start, gap[1])
+        stop = min([stop, *(f.position for f in self._flying() if f.position > start)])
+        self._frontier = stop
+        flight = Flight(begin, stop)
+        self._flights.append(flight)
+        return flight
+
+    def fetch(self, size_bytes: int, stop: Callable[[], bool]) -> None:
+        """Bring the image's first `size_bytes`, in this thread, unless somebody else does. `stop` is asked
+        now and then whether that is still wanted. Failures are for whoever reads."""
+        end = min(size_bytes, self.file.total_bytes)
+        with self._grown:
+            gap = self.file.first_gap(0, end)
+            if gap is None or self._flights:
+                return
+            flight = Flight(gap[0] - gap[0] % CHUNK_BYTES, end)
+            self._frontier, self._window_bytes = end, end - flight.start
+            self._flights.append(flight)
+        self._fly(flight, lambda: self.readers == 1 and stop())
+
+    def _fly(self, flight: Flight, stop: Callable[[], bool] = lambda: False) -> None:
+        error: BaseException | None = None
+        try:
+            self._bring(flight, stop)
+        except _CancelledError:
+            flight.cancelled.set()
+            error = NetworkError(f"{self.image.filename}: reading was given up")
+        except BaseException as caught:  # noqa: BLE001 - the readers are told, whatever it was.
+            error = caught
+            log.warning("%s could not be read: %s", self.image.filename, caught)
+        with self._grown:
+            flight.error, flight.ended = error, True
+            self._flights.remove(flight)
+            self._grown.notify_all()
+        self._downloader.landed(self)
+
+    def _bring(self, flight: Flight, stop: Callable[[], bool]) -> None:
+        breaks = 0
+        while flight.position < flight.end:
+            before = flight.position
+            try:
+                self._bring_from(flight, stop)
+            except (NetworkError, ServerError, StorageError, IncompleteTransferError) as error:
+                if flight.cancelled.is_set():
+                    raise _CancelledError from error
+                if flight.position > before:
+                    breaks = 0
+                breaks += 1
+                if breaks > MAX_RESUMES or _is_final(error):
+                    raise
+                log.info("%s: going on from byte %d after: %s", self.image.filename, flight.position, error)
+                if flight.cancelled.wait(RESUME_DELAY_S * 2**breaks):
+                    raise _CancelledError from error
+
+    def _bring_from(self, flight: Flight, stop: Callable[[], bool]) -> None:
+        """Bring what one request gives, from the flight's position on."""
+        image, total_bytes = self.image, self.file.total_bytes
+        asked = flight.position
+        with self._downloader.open_stream(image, asked, flight.end) as stream:
+            position = stream.offset_bytes
+            if stream.total_bytes is not None and stream.total_bytes != total_bytes:
+                self._downloader.put_right(image, stream.total_bytes)
+                raise _WrongSizeError(image.filename, listed=total_bytes, true=stream.total_bytes)
+            if position > asked:
+                raise NetworkError(f"{image.filename}: byte {position} came where {asked} was asked for")
+            with self._grown:
+                flight.stream = stream
+                self._ignores_range |= position < asked
+                flight.position = position
+                # A source may go on to the end; what is known to come is worth waiting for.
+                flight.end = max(flight.end, min(stream.end_bytes or 0, total_bytes))
+            for data in stream:
+                if flight.cancelled.is_set() or stop():
+                    raise _CancelledError
+                if position + len(data) > total_bytes:
+                    raise IncompleteTransferError(
+                        f"{image.filename} goes on past its end",
+                        expected=total_bytes,
+                        received=position + len(data),
+                    )
+                self.file.write(data, position)
+                position += len(data)
+                with self._grown:
+                    flight.position = position
+                    self._grown.notify_all()
+        if position < flight.end:
+            raise IncompleteTransferError(
+                f"{image.filename} ended early", expected=flight.end, received=position
             )
 
-    def grow(self, data: bytes) -> None:
-        """Store bytes that follow those received."""
-        os.pwrite(self.fd, data, self.received)
+    def abandon(self) -> bool:
+        """Nobody reads any more: end what has far to go. Whether nothing is under way."""
         with self._grown:
-            self.received += len(data)
-            self._grown.notify_all()
-
-    def end(self, error: BaseException | None = None) -> None:
-        """Nothing more will come: all is here, or `error` says why not."""
-        with self._grown:
-            self.error = error
-            self.finished = error is None
-            self._grown.notify_all()
+            for flight in self._flights:
+                if flight.end - flight.position > NEAR_BYTES:
+                    flight.cancelled.set()
+                    if flight.stream is not None:
+                        flight.stream.cancel()
+            return not self._flights
 
 
 class Reader:
     """One open image. Not shared between handles; its reads may come from several threads."""
 
-    def __init__(self, downloader: Downloader, image: Image) -> None:
+    def __init__(self, downloader: Downloader, image: Image, watcher: Watcher | None = None) -> None:
         self._downloader = downloader
         self._image = image
+        self._watcher = watcher
         self._lock = threading.Lock()
-        self._fd: int | None = None
         self._transfer: Transfer | None = None
 
     def read(self, size: int, offset: int) -> bytes:
@@ -111,21 +331,37 @@ class Reader:
         Raises:
             PictographError, OSError: the bytes cannot be had.
         """
+        transfer, size = self._ready(size, offset)
+        return os.pread(transfer.file.fd, size, offset)
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """As `read`, into a buffer; how many bytes."""
+        transfer, size = self._ready(len(buffer), offset)
+        return os.preadv(transfer.file.fd, [buffer[:size]], offset) if size else 0
+
+    def _ready(self, size: int, offset: int) -> tuple[Transfer, int]:
+        """Wait for the bytes; where they are, and how many of them there are."""
         with self._lock:
-            if self._fd is None:
-                self._fd, self._transfer = self._downloader.attach(self._image)
-            fd, transfer = self._fd, self._transfer
-        if transfer is not None and not transfer.finished:
-            transfer.wait_for(offset + size, self._downloader.timeout_s)
-        return os.pread(fd, size, offset)
+            transfer = self._transfer
+            is_first = transfer is None
+            if transfer is None:
+                transfer = self._transfer = self._downloader.attach(self._image)
+        end = min(offset + size, transfer.file.total_bytes)
+        if end <= offset:
+            return transfer, 0
+        was_here = transfer.file.has(offset, end)
+        if self._watcher is not None:
+            self._watcher.reached(end)
+            if is_first:
+                self._watcher.began(was_here=was_here)
+        if not was_here:
+            transfer.ensure(offset, end)
+        return transfer, end - offset
 
     def close(self) -> None:
-        """Let go of the bytes; stops the transfer if nobody else reads."""
+        """Let go of the image; what is on its way for nobody is ended."""
         with self._lock:
-            fd, transfer = self._fd, self._transfer
-            self._fd = self._transfer = None
-        if fd is not None:
-            os.close(fd)
+            transfer, self._transfer = self._transfer, None
         if transfer is not None:
             self._downloader.detach(transfer)
 
@@ -134,10 +370,10 @@ class Downloader:
     """Opens images for reading, from the cache or the service.
 
     Args:
-        cache: where complete files stay.
-        open_stream: the image's bytes from an offset on.
+        cache: where bytes stay.
+        open_stream: part of an image's bytes.
         correct_size: told the true size when the bytes show that the listing was wrong.
-        timeout_s: how long a read waits for its bytes.
+        timeout_s: how long a read waits while no bytes come.
     """
 
     def __init__(
@@ -149,112 +385,101 @@ class Downloader:
         timeout_s: float,
     ) -> None:
         self._cache = cache
-        self._open_stream = open_stream
+        self.open_stream = open_stream
         self._correct_size = correct_size
         self.timeout_s = timeout_s
         self._lock = threading.Lock()
         self._transfers: dict[str, Transfer] = {}
 
-    def open(self, image: Image) -> Reader:
+    def open(self, image: Image, watcher: Watcher | None = None) -> Reader:
         """A reader of the image's bytes. Asks for nothing until it is read."""
-        return Reader(self, image)
+        return Reader(self, image, watcher)
 
-    def attach(self, image: Image) -> tuple[int, Transfer | None]:
-        """A descriptor of the bytes, and the transfer that still fills them (None when they are complete)."""
+    def fetch(self, image: Image, size_bytes: int, stop: Callable[[], bool] = lambda: False) -> None:
+        """Bring the first bytes of an image into the cache, in this thread; see `Transfer.fetch`.
+
+        Raises:
+            PictographError, OSError: the image cannot be opened.
+        """
+        transfer = self.attach(image)
+        try:
+            transfer.fetch(size_bytes, stop)
+        finally:
+            self.detach(transfer)
+
+    def attach(self, image: Image) -> Transfer:
+        """One reader more of an image.
+
+        Raises:
+            IncompleteTransferError: the listing was wrong about its size, which is put right.
+            PictographError, OSError: it cannot be opened.
+        """
+        size_bytes = image.file_size or self._ask_size(image)
         with self._lock:
             transfer = self._transfers.get(image.id)
-            if transfer is None or transfer.cancelled.is_set():
-                fd = self._cache.open(image.id)
-                if fd is not None:
-                    return fd, None
-                transfer = self._start(image)
+            if transfer is None:
+                transfer = self._transfers[image.id] = Transfer(self, image, self._file(image, size_bytes))
             transfer.readers += 1
-            return os.dup(transfer.fd), transfer
+            known_bytes = transfer.file.total_bytes
+        if known_bytes == size_bytes:
+            return transfer
+        # Programs were shown another size than that of the bytes which are here.
+        self.put_right(image, known_bytes)
+        self.detach(transfer)
+        raise _WrongSizeError(image.filename, listed=size_bytes, true=known_bytes)
 
     def detach(self, transfer: Transfer) -> None:
         """One reader less."""
         with self._lock:
             transfer.readers -= 1
-            if transfer.readers == 0:
-                transfer.cancelled.set()
+            is_over = transfer.readers == 0 and transfer.abandon() and self._forget(transfer)
+        if is_over:
+            self._close(transfer)
 
-    def _start(self, image: Image) -> Transfer:
-        partial = self._cache.partial(image.id)
-        transfer = Transfer(
-            image, os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        )
-        self._transfers[image.id] = transfer
+    def landed(self, transfer: Transfer) -> None:
+        """One of its flights has ended."""
+        with self._lock:
+            is_over = transfer.readers == 0 and transfer.abandon() and self._forget(transfer)
+        if is_over:
+            self._close(transfer)
+        else:
+            self._cache.make_room()
 
-        def run() -> None:
-            try:
-                self._bring(transfer)
-                self._cache.commit(image.id, partial)
-                transfer.end()
-            except _CancelledError:
-                partial.unlink(missing_ok=True)
-                transfer.end(NetworkError(f"{image.filename}: reading was given up"))
-            except BaseException as error:  # noqa: BLE001 - the readers are told, whatever it was.
-                log.warning("%s could not be read: %s", image.filename, error)
-                partial.unlink(missing_ok=True)
-                transfer.end(error)
-            finally:
-                with self._lock:
-                    if self._transfers.get(image.id) is transfer:
-                        del self._transfers[image.id]
-                os.close(transfer.fd)
+    def put_right(self, image: Image, true_bytes: int) -> None:
+        """The listing was wrong about an image's size. What was collected under it cannot be used."""
+        self._correct_size(image, true_bytes)
+        with self._lock:
+            transfer = self._transfers.get(image.id)
+            if transfer is not None and transfer.file.total_bytes != true_bytes:
+                del self._transfers[image.id]
+                self._cache.discard(image.id)
 
-        threading.Thread(target=run, name="download", daemon=True).start()
-        return transfer
+    def _file(self, image: Image, size_bytes: int) -> CachedImage:
+        file = self._cache.open(image.id, size_bytes)
+        if file.total_bytes != size_bytes and file.is_empty():  # made for a size that no byte has confirmed
+            file.close()
+            self._cache.discard(image.id)
+            file = self._cache.open(image.id, size_bytes)
+        return file
 
-    def _bring(self, transfer: Transfer) -> None:
-        image = transfer.image
-        breaks = 0
-        while True:
-            before = transfer.received
-            try:
-                self._bring_from(transfer, before)
-            except (NetworkError, ServerError, StorageError, IncompleteTransferError) as error:
-                if transfer.received > before:
-                    breaks = 0
-                breaks += 1
-                if breaks > MAX_RESUMES or _is_final(error):
-                    raise
-                log.info("%s: going on from byte %d after: %s", image.filename, transfer.received, error)
-                if transfer.cancelled.wait(RESUME_DELAY_S * 2**breaks):
-                    raise _CancelledError from error
-                continue
-            return
+    def _forget(self, transfer: Transfer) -> bool:
+        """Take a transfer out of the table; whether it is to be closed, which is once."""
+        if self._transfers.get(transfer.image.id) is transfer:
+            del self._transfers[transfer.image.id]
+        was_closed, transfer.is_closed = transfer.is_closed, True
+        return not was_closed
 
-    def _bring_from(self, transfer: Transfer, offset: int) -> None:
-        """Bring the bytes from `offset` to the end."""
-        with self._open_stream(transfer.image, offset) as stream:
-            if stream.total_bytes is not None:
-                self._check_size(transfer.image, stream.total_bytes)
-            skip = offset - stream.offset_bytes  # all that is known already, when Range was ignored
-            for data in stream:
-                if transfer.cancelled.is_set():
-                    raise _CancelledError
-                if skip >= len(data):
-                    skip -= len(data)
-                    continue
-                transfer.grow(data[skip:] if skip else data)
-                skip = 0
-            # Without an announced length only the listing can tell the end from a break.
-            total_bytes = stream.total_bytes or transfer.image.file_size
-        if total_bytes and transfer.received != total_bytes:
-            raise IncompleteTransferError(
-                f"{transfer.image.filename} ended early", expected=total_bytes, received=transfer.received
-            )
+    def _close(self, transfer: Transfer) -> None:
+        transfer.file.close()
+        self._cache.make_room()
 
-    def _check_size(self, image: Image, total_bytes: int) -> None:
-        """Tell the truth and stop if programs were shown another size: this is not the file they expect."""
-        if image.file_size and total_bytes != image.file_size:
-            self._correct_size(image, total_bytes)
-            raise _WrongSizeError(
-                f"{image.filename} has another size than listed (put right now; open it again)",
-                expected=image.file_size,
-                received=total_bytes,
-            )
+    def _ask_size(self, image: Image) -> int:
+        """The size of an image that neither the listing nor a HEAD knew."""
+        with self.open_stream(image, 0, 1) as stream:
+            if stream.total_bytes is None:
+                raise NetworkError(f"nothing tells how large {image.filename} is")
+            self._correct_size(image, stream.total_bytes)
+            return stream.total_bytes
 
 
 class _CancelledError(Exception):
@@ -262,7 +487,14 @@ class _CancelledError(Exception):
 
 
 class _WrongSizeError(IncompleteTransferError):
-    """The listing was wrong, so asking for more bytes is pointless."""
+    """Programs were shown another size, so this is not the file that they expect."""
+
+    def __init__(self, filename: str, *, listed: int, true: int) -> None:
+        super().__init__(
+            f"{filename} has another size than listed (put right now; open it again)",
+            expected=listed,
+            received=true,
+        )
 
 
 def _is_final(error: PictographError) -> bool:

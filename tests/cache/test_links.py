@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from pictofs.api.errors import ServerError
 from pictofs.api.models import DownloadItem, Image
 from pictofs.cache.links import LIFETIME_S, SignedLinks
 
@@ -11,9 +15,15 @@ class Service:
         self.ids = ids
         self.asked = 0
         self.now = 0.0
+        self.fails = False
+        self.gate: threading.Event | None = None
 
     def links(self, dataset_id: str) -> list[DownloadItem]:
         self.asked += 1
+        if self.gate is not None:
+            assert self.gate.wait(10)
+        if self.fails:
+            raise ServerError("no", status=500)
         return [DownloadItem(i, f"{i}.jpg", 1, f"https://s/{i}?{self.asked}") for i in self.ids]
 
 
@@ -49,3 +59,54 @@ def test_images_beyond_the_listing_do_not_ask_for_it_each_time() -> None:
     for _ in range(1000):
         assert links.get(image("beyond")) is None
     assert service.asked <= 10
+
+
+def test_who_is_sure_to_read_more_asks_at_once() -> None:
+    service = Service(["i1"])
+    links = SignedLinks(service.links, clock=lambda: service.now)
+    assert links.get(image("i1"), many=True) == "https://s/i1?1"
+
+
+def test_a_burst_of_readers_costs_one_request_by_id_and_one_for_the_links() -> None:
+    service = Service([f"i{n}" for n in range(50)])
+    links = SignedLinks(service.links, clock=lambda: service.now)
+    service.gate = threading.Event()
+    with ThreadPoolExecutor(50) as pool:
+        answers = [pool.submit(links.get, image(f"i{n}")) for n in range(50)]
+        service.gate.set()
+        urls = [answer.result(10) for answer in answers]
+    assert urls.count(None) == 1
+    assert service.asked == 1
+    # Storage refuses all of them at once: renewed once.
+    refused = [(image(f"i{n}"), url) for n, url in enumerate(urls) if url is not None]
+
+    def renew(link: tuple[Image, str]) -> str | None:
+        links.expire(*link)
+        return links.get(link[0])
+
+    with ThreadPoolExecutor(50) as pool:
+        assert all(url and url.endswith("?2") for url in pool.map(renew, refused))
+    assert service.asked == 2
+
+
+def test_while_the_route_fails_images_are_read_by_id() -> None:
+    service = Service(["i1"])
+    links = SignedLinks(service.links, clock=lambda: service.now)
+    service.fails = True
+    assert [links.get(image("i1"), many=True) for _ in range(100)] == [None] * 100
+    assert service.asked == 1
+    service.fails = False
+    service.now += 61
+    assert links.get(image("i1")) == "https://s/i1?2"
+
+
+def test_links_that_storage_never_takes_are_given_up() -> None:
+    service = Service(["i1"])
+    links = SignedLinks(service.links, clock=lambda: service.now)
+    for _ in range(100):
+        url = links.get(image("i1"))
+        if url is not None:
+            links.expire(image("i1"), url)
+    assert service.asked == 2
+    service.now += 61
+    assert links.get(image("i1")) == "https://s/i1?3"

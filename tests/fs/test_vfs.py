@@ -22,6 +22,7 @@ from pictofs.fs.view import Owner, View
 from pictofs.transfer.download import Downloader
 from pictofs.transfer.journal import Journal, State, Upload
 from pictofs.transfer.lock import StateLock
+from pictofs.transfer.readahead import Readahead
 from pictofs.transfer.spool import Spool
 
 
@@ -109,12 +110,14 @@ class House:
         metadata = MetadataCache(self.service, ttl_s=60)
         content = ContentCache(folder / "content", max_bytes=1 << 20)
         view = View(metadata, self.journal, Owner(1, 2, 0o022), probe_size=lambda image: None)
+        downloader = Downloader(content, self._no_bytes, correct_size=metadata.correct_size, timeout_s=5)
         self.vfs = Vfs(
             organization=Organization("o1", "Acme", max_storage_bytes=1 << 40, max_images=1000),
             view=view,
             metadata=metadata,
             content=content,
-            downloader=Downloader(content, self._no_bytes, correct_size=metadata.correct_size, timeout_s=5),
+            downloader=downloader,
+            readahead=Readahead(downloader.fetch, lambda image: False, at_once=0, max_bytes=0),
             journal=self.journal,
             spool=self.spool,
             archive=self.archive,
@@ -123,7 +126,7 @@ class House:
         )
 
     @staticmethod
-    def _no_bytes(image: Image, offset: int) -> object:
+    def _no_bytes(image: Image, start: int, end: int) -> object:
         raise AssertionError("nothing is downloaded here")
 
     def close(self) -> None:

@@ -351,10 +351,12 @@ class FakeVfs:
         assert data is not None
         return data
 
-    def read(self, handle: int, size: int, offset: int) -> bytes:
+    def read_into(self, handle: int, buffer: memoryview, offset: int) -> int:
         self._enter("read")
         with self._lock:
-            return bytes(memoryview(self._data(handle))[offset : offset + size])
+            data = bytes(memoryview(self._data(handle))[offset : offset + len(buffer)])
+        buffer[: len(data)] = data
+        return len(data)
 
     def write(self, handle: int, data: memoryview, offset: int) -> int:
         self._enter("write")

@@ -29,6 +29,7 @@ class Stream:
         offset_bytes: where in the object the first byte handed out lies. 0 when the server ignored the range
             that was asked for, so look at it.
         total_bytes: size of the whole object, None when the server did not say.
+        end_bytes: where in the object the last byte ends, None when the server did not say.
     """
 
     def __init__(self, response: requests.Response) -> None:
@@ -45,6 +46,7 @@ class Stream:
                 raise NetworkError(f"{self._doing}: a part without a Content-Range")
             self.offset_bytes, end, self.total_bytes = served
             self._expected_bytes = end - self.offset_bytes
+        self.end_bytes = None if self._expected_bytes is None else self.offset_bytes + self._expected_bytes
 
     def __iter__(self) -> Iterator[bytes]:
         """Chunks of at most CHUNK_BYTES.

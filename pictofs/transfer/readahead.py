@@ -1,0 +1,308 @@
+"""Prefetch of siblings: who reads the files of a folder in order finds the next ones here already.
+
+Of each folder whose images are read, two orders are known: by name, as shells and data loaders have it, and
+that of the listing, as tar, cp -r and find go. A `_Run` is a walk in one of them: it goes on when a file is
+read that lies a little ahead of (or behind) the furthest one, so several processes may share a walk between
+them, or have one each. Once a run has gone on, the next files are fetched: two, then twice as many with each
+step, up to `at_once`; as much of each as was read of the ones before, so that a program which looks at
+headers causes no more.
+
+A read that continues no run breaks the pattern: what is not fetched yet is dropped, and every run has to show
+again that it goes on. Images that are in the cache already cause nothing.
+
+Nothing here costs an API request per image: `may_fetch` says whether there is a link to the image's bytes.
+
+Lock order: `Readahead._lock` only; nothing is called while it is held. Workers are started when they are
+first needed, as threads do not survive the mount's fork.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pictofs.api.errors import PictographError
+from pictofs.api.models import Image
+
+log = logging.getLogger(__name__)
+
+REACH = 12
+"""How far from the furthest file of a run a read still belongs to it: a few processes that take turns, each
+with a few files at a time."""
+
+MAX_RUNS = 8
+"""Walks in one folder that are told apart: a data loader's workers, and a person."""
+
+MAX_FOLDERS = 16
+"""Folders whose orders are remembered; one of 10,000 images takes 2 MB."""
+
+MAX_ORDER_AGE_S = 60.0
+"""An order is made anew after this time, if an image is not in it."""
+
+PATIENCE_S = 60.0
+"""How long what was fetched ahead counts as still to be read."""
+
+RECENT = 8
+"""From how many files it is learned how much of each is read."""
+
+
+class Follower:
+    """What one open image tells of itself. See transfer/download.Watcher."""
+
+    __slots__ = ("_began", "furthest", "image")
+
+    def __init__(self, image: Image, began: Callable[[Follower, bool], None]) -> None:
+        self.image = image
+        self.furthest = 0
+        self._began = began
+
+    def began(self, *, was_here: bool) -> None:
+        self._began(self, was_here)
+
+    def reached(self, end: int) -> None:
+        self.furthest = max(self.furthest, end)
+
+
+class _Run:
+    """A walk through one order. Positions are indexes into it."""
+
+    def __init__(self, position: int) -> None:
+        self.furthest = position
+        self.steps = 0  # how often it has gone on
+        self.generation = 0  # counts how often the pattern broke: jobs of an earlier one are void
+        self._start = position
+        self._stride = 1
+        self._is_shared = False  # several processes take turns, and read behind the furthest file as well
+        self._done = {position}  # read or asked for; those far behind are forgotten
+
+    def takes(self, position: int) -> bool:
+        """Whether a read there continues the walk; if so it has."""
+        step = position - self.furthest
+        if abs(step) > REACH:
+            return False
+        if step > 0:
+            self._stride = step if self.steps == 0 or step == self._stride else 1
+            self.furthest = position
+            self.steps += 1
+            self._done = {done for done in self._done if done >= position - REACH}
+        elif position not in self._done:
+            self._is_shared = True
+        self._done.add(position)
+        return True
+
+    def broke(self) -> None:
+        self.generation += 1
+        self.steps = 0
+        self._done = {done for done in self._done if done <= self.furthest}
+
+    def next(self, at_once: int, length: int) -> Iterator[int]:
+        """The positions to fetch now. What is taken counts as asked for."""
+        ahead = min(at_once, 1 << min(self.steps, 10))
+        if self._is_shared:
+            wanted = range(max(self._start, self.furthest - REACH), min(self.furthest + ahead + 1, length))
+        else:
+            end = self.furthest + ahead * self._stride + 1
+            wanted = range(self.furthest + self._stride, min(end, length), self._stride)
+        for position in wanted:
+            if position not in self._done:
+                yield position
+                self._done.add(position)
+
+
+class _Order:
+    """A folder's images in one order, and the walks through it."""
+
+    def __init__(self, images: Sequence[Image]) -> None:
+        self.images = images
+        self.positions = {image.id: index for index, image in enumerate(images)}
+        self.runs: deque[_Run] = deque(maxlen=MAX_RUNS)
+
+    def run_of(self, image_id: str) -> _Run | None:
+        """The run that a read of the image continues."""
+        position = self.positions.get(image_id)
+        if position is None:
+            return None
+        return next((run for run in self.runs if run.takes(position)), None)
+
+    def begin(self, image_id: str) -> None:
+        """A read that may be the first of a run."""
+        position = self.positions.get(image_id)
+        if position is not None:
+            self.runs.appendleft(_Run(position))
+
+
+@dataclass
+class _Folder:
+    orders: tuple[_Order, ...]
+    made_at: float
+    recent: deque[Follower] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def knows(self, image_id: str) -> bool:
+        return image_id in self.orders[0].positions
+
+    def depth_bytes(self, image: Image) -> int:
+        """How much of an image will be read, going by the latest ones."""
+        most = max((f.furthest for f in self.recent), default=0)
+        is_whole = all(f.furthest >= f.image.file_size for f in self.recent)
+        # Small files are read to their end by those too who only look at headers.
+        return image.file_size if is_whole and image.file_size <= 4 * most else min(most, image.file_size)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Fetch so much of an image, as long as its run goes on."""
+
+    image: Image
+    size_bytes: int
+    run: _Run
+    generation: int
+
+    @property
+    def is_void(self) -> bool:
+        return self.run.generation != self.generation
+
+
+class Readahead:
+    """Watches who reads what, and fetches what comes next.
+
+    Args:
+        fetch: bring the first bytes of an image into the cache; asks its last argument whether to stop.
+        may_fetch: whether that takes no API request of its own.
+        at_once: how many files are fetched at a time; 0 for none.
+        max_bytes: how much may be here, or on its way, that nobody has read yet.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[Image, int, Callable[[], bool]], None],
+        may_fetch: Callable[[Image], bool],
+        *,
+        at_once: int,
+        max_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fetch = fetch
+        self._may_fetch = may_fetch
+        self._at_once = at_once
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._folders: OrderedDict[object, _Folder] = OrderedDict()
+        self._ahead: OrderedDict[str, tuple[int, float]] = OrderedDict()  # image id → bytes, until when
+        self._ahead_bytes = 0
+        self._jobs: deque[_Job] = deque()
+        self._work = threading.Condition(self._lock)
+        self._workers = 0
+        self._idle = 0
+
+    def follow(
+        self, folder: object, image: Image, siblings: Callable[[], Sequence[tuple[str, Image]]]
+    ) -> Follower | None:
+        """Watch one open image. `siblings` gives its folder's names and images as the listing has them."""
+        if not self._at_once:
+            return None
+        return Follower(image, lambda follower, was_here: self._began(folder, follower, was_here, siblings))
+
+    def _began(
+        self,
+        key: object,
+        follower: Follower,
+        was_here: bool,
+        siblings: Callable[[], Sequence[tuple[str, Image]]],
+    ) -> None:
+        image = follower.image
+        folder = self._folder(key, image, siblings)
+        with self._lock:
+            was_ahead = self._used(image.id)
+            runs = [(order, run) for order in folder.orders if (run := order.run_of(image.id)) is not None]
+            if runs:
+                order, run = max(runs, key=lambda pair: pair[1].steps)
+                if run.steps and (was_ahead or not was_here):
+                    self._issue(folder, order, run)
+            else:
+                self._break(folder)
+                for order in folder.orders:
+                    order.begin(image.id)
+            folder.recent.append(follower)
+
+    def _folder(
+        self, key: object, image: Image, siblings: Callable[[], Sequence[tuple[str, Image]]]
+    ) -> _Folder:
+        with self._lock:
+            folder = self._folders.get(key)
+            if folder is not None:
+                self._folders.move_to_end(key)
+                is_old = self._clock() - folder.made_at > MAX_ORDER_AGE_S
+                if folder.knows(image.id) or not is_old:
+                    return folder
+        listed = siblings()
+        by_name = _Order([sibling for _, sibling in sorted(listed, key=lambda entry: entry[0])])
+        as_listed = _Order([sibling for _, sibling in listed])
+        folder = _Folder((by_name, as_listed), self._clock())
+        with self._lock:
+            self._folders[key] = folder
+            while len(self._folders) > MAX_FOLDERS:
+                self._folders.popitem(last=False)
+        return folder
+
+    # With the lock held
+
+    def _issue(self, folder: _Folder, order: _Order, run: _Run) -> None:
+        """Put the files that come next into the queue."""
+        now = self._clock()
+        for image_id in [i for i, (_, until) in self._ahead.items() if until < now]:
+            self._used(image_id)
+        for position in run.next(self._at_once, len(order.images)):
+            image = order.images[position]
+            size_bytes = folder.depth_bytes(image)
+            if self._ahead_bytes + size_bytes > self._max_bytes:
+                return
+            if not size_bytes or image.id in self._ahead:
+                continue
+            self._ahead[image.id] = size_bytes, now + PATIENCE_S
+            self._ahead_bytes += size_bytes
+            self._jobs.append(_Job(image, size_bytes, run, run.generation))
+            if self._idle:
+                self._idle -= 1
+                self._work.notify()
+            elif self._workers < self._at_once:
+                self._workers += 1
+                threading.Thread(target=self._run, name="prefetch", daemon=True).start()
+
+    def _break(self, folder: _Folder) -> None:
+        for order in folder.orders:
+            for run in order.runs:
+                run.broke()
+        void = [job for job in self._jobs if job.is_void]
+        if void:
+            self._jobs = deque(job for job in self._jobs if not job.is_void)
+            for job in void:
+                self._used(job.image.id)
+
+    def _used(self, image_id: str) -> bool:
+        """An image that was fetched ahead is wanted, or not any more. Whether it was one."""
+        size_bytes, until = self._ahead.pop(image_id, (0, 0.0))
+        self._ahead_bytes -= size_bytes
+        return until > 0
+
+    # The workers
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                while not self._jobs:
+                    self._idle += 1
+                    self._work.wait()  # who notifies counts one idle worker less
+                job = self._jobs.popleft()
+            if job.is_void:
+                continue
+            try:
+                if self._may_fetch(job.image):
+                    self._fetch(job.image, job.size_bytes, lambda: job.is_void)  # noqa: B023 - called within
+            except (PictographError, OSError) as error:
+                log.debug("%s was not fetched ahead: %s", job.image.filename, error)
