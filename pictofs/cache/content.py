@@ -123,6 +123,7 @@ class CachedImage:
 
     def close(self) -> None:
         """Let go of the file. What is here stays in the cache."""
+        self._account()
         self._cache._closed(self, is_sound=not self._unchecked)
         os.close(self.fd)
 

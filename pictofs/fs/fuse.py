@@ -564,7 +564,11 @@ class _Calls:
 
     def read(self, path: bytes | None, buf: Any, size: int, offset: int, fip: Any) -> int:
         with _view_of_memory(buf, size, _PYBUF_WRITE) as view:
-            return self._vfs.read_into(fip.contents.fh, view, offset)
+            return self._vfs.read_into(fip.contents.fh, view, offset, self._is_interrupted)
+
+    def _is_interrupted(self) -> bool:
+        """Whether the program that waits for this call was interrupted. To be asked in the call's thread."""
+        return bool(self._library.module._libfuse.fuse_interrupted())
 
     def write(self, path: bytes | None, buf: Any, size: int, offset: int, fip: Any) -> int:
         with _view_of_memory(buf, size, _PYBUF_READ) as view:

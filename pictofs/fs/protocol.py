@@ -5,6 +5,7 @@ A shape only: no code, no state, nothing of FUSE.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from pictofs.fs.attributes import Attributes, Listing, StatFs
@@ -29,9 +30,11 @@ class VfsProtocol(Protocol):
         """`flags` as in open(2); O_TRUNC is to be honoured, O_CREAT and O_EXCL never come here."""
 
     def create(self, path: str, mode: int, flags: int) -> int: ...
-    def read_into(self, handle: int, buffer: memoryview, offset: int) -> int:
+    def read_into(
+        self, handle: int, buffer: memoryview, offset: int, is_interrupted: Callable[[], bool]
+    ) -> int:
         """Fill libfuse's own buffer; fewer bytes only at the end of the file: the kernel takes fewer for the
-        end. How many they were."""
+        end. How many they were. Who has to wait asks now and then whether to give up, with EINTR."""
 
     def write(self, handle: int, data: memoryview, offset: int) -> int:
         """`data` is libfuse's own buffer: valid during the call only, so copy what outlives it."""

@@ -210,11 +210,13 @@ class Vfs:
         assert opened.file is not None  # A handle has a reader or a file.
         return opened.file.read(size, offset)
 
-    def read_into(self, handle: int, buffer: memoryview, offset: int) -> int:
-        """As `read`, into a buffer and so without a copy; how many bytes."""
+    def read_into(
+        self, handle: int, buffer: memoryview, offset: int, is_interrupted: Callable[[], bool]
+    ) -> int:
+        """As `read`, into a buffer and so without a copy; how many bytes. EINTR when told to give up."""
         opened = self._handle(handle)
         if opened.reader is not None:
-            return opened.reader.read_into(buffer, offset)
+            return opened.reader.read_into(buffer, offset, is_interrupted)
         assert opened.file is not None  # A handle has a reader or a file.
         return opened.file.read_into(buffer, offset)
 

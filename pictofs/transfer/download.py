@@ -15,6 +15,7 @@ bytes or answers are awaited.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -61,6 +62,9 @@ MAX_FLIGHTS = 8
 MAX_WAIT_S = 600.0
 """The longest that a read may take while bytes keep coming: 50 MB, read at its end, from a server without
 Range, on a line of 700 kbit/s."""
+
+INTERRUPT_S = 0.2
+"""How soon a read that waits notices that its program was interrupted."""
 
 
 class ByteStream(Protocol):
@@ -130,12 +134,13 @@ class Transfer:
 
     # Reading
 
-    def ensure(self, start: int, end: int) -> None:
+    def ensure(self, start: int, end: int, is_interrupted: Callable[[], bool]) -> None:
         """Wait until the bytes `[start, end)` are here.
 
         Raises:
             PictographError, OSError: what ended the flight that was to bring them.
             RequestTimeoutError: nothing came for the downloader's timeout.
+            InterruptedError: `is_interrupted` said so.
         """
         with self._grown:
             self._note_read(start, end)
@@ -144,26 +149,33 @@ class Transfer:
             while (gap := self.file.first_gap(start, end)) is not None:
                 flight = self._flight_to(gap[0])
                 if flight is None and len(self._flights) >= MAX_FLIGHTS:
-                    self._wait_for(lambda: len(self._flights) < MAX_FLIGHTS)
+                    self._wait_for(lambda: len(self._flights) < MAX_FLIGHTS, is_interrupted)
                     continue
                 flight = flight or self._start(*gap)
-                self._follow(flight, min(gap[1], flight.end), deadline)
+                position = min(gap[1], flight.end)
+                while flight.position < position and not flight.ended:
+                    before = flight.position
+                    # The bytes may come slowly, but they must come.
+                    self._wait_for(
+                        lambda: flight.ended or flight.position != before,  # noqa: B023 - it is called here
+                        is_interrupted,
+                    )
+                    if time.monotonic() > deadline:
+                        raise RequestTimeoutError(f"{self.image.filename}: its bytes arrive too slowly")
                 error = None if flight.cancelled.is_set() else flight.error
                 if error is not None and not self.file.has(gap[0], gap[0] + 1):
                     raise error
 
-    def _follow(self, flight: Flight, position: int, deadline: float) -> None:
-        """Until the flight has got there or has ended. Its bytes may come slowly, but they must come."""
-        while flight.position < position and not flight.ended:
-            before = flight.position
-            self._wait_for(lambda: flight.ended or flight.position != before)  # noqa: B023 - waited for here
-            if time.monotonic() > deadline:
-                raise RequestTimeoutError(f"{self.image.filename}: its bytes arrive too slowly")
-
-    def _wait_for(self, condition: Callable[[], bool]) -> None:
+    def _wait_for(self, condition: Callable[[], bool], is_interrupted: Callable[[], bool]) -> None:
         timeout_s = self._downloader.timeout_s
-        if not self._grown.wait_for(condition, timeout_s):
-            raise RequestTimeoutError(f"{self.image.filename}: no more bytes arrived within {timeout_s:g} s")
+        deadline = time.monotonic() + timeout_s
+        while not self._grown.wait_for(condition, min(INTERRUPT_S, timeout_s)):
+            if is_interrupted():
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR), self.image.filename)
+            if time.monotonic() > deadline:
+                raise RequestTimeoutError(
+                    f"{self.image.filename}: no more bytes arrived within {timeout_s:g} s"
+                )
 
     def _note_read(self, start: int, end: int) -> None:
         goes_on = abs(start - self._last_end) <= STEP_BYTES
@@ -331,15 +343,17 @@ class Reader:
         Raises:
             PictographError, OSError: the bytes cannot be had.
         """
-        transfer, size = self._ready(size, offset)
+        transfer, size = self._ready(size, offset, lambda: False)
         return os.pread(transfer.file.fd, size, offset)
 
-    def read_into(self, buffer: memoryview, offset: int) -> int:
-        """As `read`, into a buffer; how many bytes."""
-        transfer, size = self._ready(len(buffer), offset)
+    def read_into(
+        self, buffer: memoryview, offset: int, is_interrupted: Callable[[], bool] = lambda: False
+    ) -> int:
+        """As `read`, into a buffer; how many bytes. InterruptedError when told to give up."""
+        transfer, size = self._ready(len(buffer), offset, is_interrupted)
         return os.preadv(transfer.file.fd, [buffer[:size]], offset) if size else 0
 
-    def _ready(self, size: int, offset: int) -> tuple[Transfer, int]:
+    def _ready(self, size: int, offset: int, is_interrupted: Callable[[], bool]) -> tuple[Transfer, int]:
         """Wait for the bytes; where they are, and how many of them there are."""
         with self._lock:
             transfer = self._transfer
@@ -355,7 +369,7 @@ class Reader:
             if is_first:
                 self._watcher.began(was_here=was_here)
         if not was_here:
-            transfer.ensure(offset, end)
+            transfer.ensure(offset, end, is_interrupted)
         return transfer, end - offset
 
     def close(self) -> None:

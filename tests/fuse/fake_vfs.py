@@ -351,7 +351,9 @@ class FakeVfs:
         assert data is not None
         return data
 
-    def read_into(self, handle: int, buffer: memoryview, offset: int) -> int:
+    def read_into(
+        self, handle: int, buffer: memoryview, offset: int, is_interrupted: Callable[[], bool]
+    ) -> int:
         self._enter("read")
         with self._lock:
             data = bytes(memoryview(self._data(handle))[offset : offset + len(buffer)])
