@@ -14,12 +14,15 @@ from dataclasses import replace
 from typing import Protocol
 
 from pictofs import namespace
-from pictofs.api.models import BatchResult, Dataset, Directory
+from pictofs.api.models import Dataset, Directory
 from pictofs.cache.metadata import MetadataCache
 from pictofs.fs import rules
+from pictofs.fs.desk import ChangeDesk
+from pictofs.fs.entries import Entries
 from pictofs.fs.handles import Key, LocalFile, Phase
 from pictofs.fs.view import FolderNode, ImageNode, LocalNode, Node, RootNode, View
 from pictofs.transfer.journal import Journal, Upload, UploadGoneError
+from pictofs.transfer.records import Change, ChangeKind, archiving
 from pictofs.transfer.spool import Spool
 
 RENAME_NOREPLACE = 1
@@ -31,11 +34,10 @@ class RenameRemote(Protocol):
 
     def rename_dataset(self, dataset_id: str, new_name: str) -> Dataset: ...
     def rename_directory(self, dataset_id: str, path: str, new_name: str) -> Directory: ...
-    def move(self, dataset_id: str, image_ids: list[str], path: str) -> BatchResult: ...
 
 
 class Renames:
-    """Renaming, and forgetting what is not uploaded yet, which a rename onto it does too."""
+    """See the module."""
 
     def __init__(
         self,
@@ -44,6 +46,8 @@ class Renames:
         metadata: MetadataCache,
         journal: Journal,
         spool: Spool,
+        desk: ChangeDesk,
+        entries: Entries,
         remote: RenameRemote,
         policy: rules.Policy,
     ) -> None:
@@ -51,6 +55,8 @@ class Renames:
         self._metadata = metadata
         self._journal = journal
         self._spool = spool
+        self._desk = desk
+        self._entries = entries
         self._remote = remote
         self._policy = policy
 
@@ -90,19 +96,6 @@ class Renames:
             self._rename_local(source, new, target)
         else:
             self._rename_image(old, source, new, target)
-
-    def forget(self, node: LocalNode) -> None:
-        """Remove a file that is not uploaded yet; one in flight is archived once it lands."""
-        upload = node.upload
-        if node.file is not None:
-            with node.file.lock:
-                node.file.unlinked = True
-                upload = node.file.upload
-                node.file.upload = None
-            self._view.closed(node.file)
-        if upload is not None:
-            self._journal.remove(upload.id)
-        self._view.changed()
 
     def _rename_local(self, source: LocalNode, new: str, target: ImageNode | LocalNode | None) -> None:
         dataset, key = self._view.place(new)
@@ -157,21 +150,37 @@ class Renames:
             replaces_image_id=replaces or upload.replaces_image_id,
         )
 
-    def _rename_image(self, old: str, source: ImageNode, new: str, target: Node | None) -> None:
+    def _rename_image(
+        self, old: str, source: ImageNode, new: str, target: ImageNode | LocalNode | None
+    ) -> None:
         dataset, key = self._view.place(new)
-        if target is not None:
-            raise rules.refusal(errno.EEXIST, new, "there is a file of this name already")
-        if dataset.id != source.dataset.id or key.filename != source.image.filename:
-            raise rules.refusal(
-                errno.EPERM,
-                old,
-                "the service has no route that renames an image or moves it to another dataset; "
-                "moving it to another folder of its dataset works",
-            )
-        result = self._remote.move(dataset.id, [source.image.id], key.folder)
-        if result.failed:
-            raise rules.refusal(errno.EIO, old, result.failed[0].reason)
-        self._metadata.adopt(replace(source.image, directory_path=key.folder))
+        if target is not None and not self._policy.overwrite:
+            raise rules.refusal(errno.EEXIST, new, "an uploaded image is never replaced (see -o overwrite)")
+        source = self._desk.own(old, source)
+        image = source.image
+        if key.filename != image.filename:
+            raise rules.refusal(errno.EPERM, old, "the service has no route that renames an image")
+        kind = ChangeKind.MOVE if dataset.id == source.dataset.id else ChangeKind.TRANSFER
+        if kind is ChangeKind.TRANSFER:
+            self._policy.check_upload(new, dataset)
+        change = Change(
+            0,
+            kind,
+            source.dataset.id,
+            image.directory_path,
+            image.filename,
+            old,
+            image.id,
+            target_dataset_id=dataset.id,
+            target_folder=key.folder,
+            image=image if kind is ChangeKind.TRANSFER else None,
+        )
+        changes = [change]
+        if isinstance(target, LocalNode):
+            self._entries.forget(target)
+        elif target is not None:
+            changes = [archiving(self._desk.own(new, target).image, new), change]
+        self._desk.hand_in(old, changes)
 
     def _rename_folder(self, old: str, source: FolderNode, new: str, target: Node | None) -> None:
         if target is not None:

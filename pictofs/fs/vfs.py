@@ -24,19 +24,22 @@ from functools import partial
 from typing import Protocol
 
 from pictofs import namespace
-from pictofs.api.models import Dataset, Directory, Image, Organization
+from pictofs.api.models import Image, Organization
 from pictofs.cache.content import ContentCache
 from pictofs.cache.metadata import MetadataCache
-from pictofs.cache.tree import Tree
 from pictofs.fs import rules
 from pictofs.fs.attributes import Attributes, Listing, StatFs
+from pictofs.fs.desk import ChangeDesk, Changes
+from pictofs.fs.entries import Entries, EntriesRemote
 from pictofs.fs.handles import Handle, Key, LocalFile, Phase
 from pictofs.fs.rename import RenameRemote, Renames
 from pictofs.fs.view import FolderNode, ImageNode, LocalNode, RootNode, View
 from pictofs.fs.xattrs import XattrRemote, Xattrs
+from pictofs.transfer.changes import Became
 from pictofs.transfer.download import Downloader, Reader
 from pictofs.transfer.journal import Journal, NewUpload, State, Upload
 from pictofs.transfer.readahead import Readahead
+from pictofs.transfer.records import Change
 from pictofs.transfer.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -48,21 +51,8 @@ COPY_BYTES = 1 << 20
 """How much is copied at a time when an uploaded image is opened for writing."""
 
 
-class Remote(RenameRemote, XattrRemote, Protocol):
+class Remote(RenameRemote, EntriesRemote, XattrRemote, Protocol):
     """Changes that are made while the program waits: one API request each."""
-
-    def create_dataset(self, name: str) -> Dataset: ...
-    def archive_dataset(self, dataset_id: str) -> Dataset: ...
-    def create_directory(self, dataset_id: str, path: str) -> Directory: ...
-    def delete_directory(self, dataset_id: str, path: str) -> None: ...
-
-
-class Archive(Protocol):
-    """Where images go that are removed: a queue that survives a crash."""
-
-    def add(self, image_id: str, dataset_id: str, path: str, *, folder: str, filename: str) -> None: ...
-    def flush(self, dataset_id: str, timeout_s: float) -> bool:
-        """Wait until nothing of a dataset is left to archive; whether that is so."""
 
 
 class Vfs:
@@ -84,7 +74,7 @@ class Vfs:
         readahead: Readahead,
         journal: Journal,
         spool: Spool,
-        archive: Archive,
+        changes: Changes,
         remote: Remote,
         policy: rules.Policy,
         on_start: Callable[[], None] = lambda: None,
@@ -97,18 +87,27 @@ class Vfs:
         self._readahead = readahead
         self._journal = journal
         self._spool = spool
-        self._archive = archive
-        self._remote = remote
         self._policy = policy
         self._on_start = on_start
+        self._desk = ChangeDesk(view=view, metadata=metadata, journal=journal, queue=changes, policy=policy)
+        self._entries = Entries(
+            view=view, metadata=metadata, journal=journal, desk=self._desk, remote=remote, policy=policy
+        )
         self._renames = Renames(
-            view=view, metadata=metadata, journal=journal, spool=spool, remote=remote, policy=policy
+            view=view,
+            metadata=metadata,
+            journal=journal,
+            spool=spool,
+            desk=self._desk,
+            entries=self._entries,
+            remote=remote,
+            policy=policy,
         )
         self._xattrs = Xattrs(
             metadata=metadata,
             remote=remote,
             policy=policy,
-            settle=lambda dataset_id: archive.flush(dataset_id, policy.upload_wait_s),
+            settle=lambda dataset_id: self._desk.settle(dataset_id, "/"),
         )
         self._lock = threading.Lock()
         self._handles: dict[int, Handle] = {}
@@ -392,65 +391,16 @@ class Vfs:
     # Removing, moving, making folders
 
     def unlink(self, path: str) -> None:
-        """rm: forget what is not uploaded yet, archive what is."""
-        node = self._view.resolve(path)
-        if isinstance(node, (RootNode, FolderNode)):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        self._policy.check_change(path)
-        if isinstance(node, LocalNode):
-            self._renames.forget(node)
-        else:
-            self._archive_image(path, node.dataset, node.image)
-
-    def _archive_image(self, path: str, dataset: Dataset, image: Image) -> None:
-        self._archive.add(image.id, dataset.id, path, folder=image.directory_path, filename=image.filename)
-        self._metadata.forget(dataset.id, image.id)
-        self._view.changed()
+        """rm; see `fs/entries`."""
+        self._entries.unlink(path)
 
     def mkdir(self, path: str) -> None:
-        """Make a folder; in the root, a dataset."""
-        try:
-            self._view.resolve(path)
-        except FileNotFoundError:
-            pass
-        else:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
-        parent_path, _, name = path.rpartition("/")
-        parent = self._view.resolve(parent_path)
-        server_name = rules.server_name(path, name)
-        if isinstance(parent, RootNode):
-            self._policy.check_change(path)
-            self._remote.create_dataset(server_name)
-            self._metadata.forget_datasets()
-        elif isinstance(parent, FolderNode):
-            self._policy.check_change(path)
-            folder = namespace.join([*namespace.components(parent.path), server_name])
-            directory = self._remote.create_directory(parent.dataset.id, folder)
-            self._metadata.change(parent.dataset.id, lambda tree: _add_folder(tree, folder, directory))
-        else:
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-        self._view.changed()
+        """mkdir; see `fs/entries`."""
+        self._entries.mkdir(path)
 
     def rmdir(self, path: str) -> None:
-        """Remove an empty folder. An empty dataset is archived, never deleted."""
-        node = self._view.resolve(path)
-        if isinstance(node, RootNode):
-            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
-        if not isinstance(node, FolderNode):
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-        self._policy.check_change(path)
-        if not self._view.is_empty(node):
-            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
-        # What was removed from it a moment ago must be gone on the service as well.
-        if not self._archive.flush(node.dataset.id, self._policy.upload_wait_s):
-            raise rules.refusal(errno.EIO, path, "the images removed from it could not be archived yet")
-        if node.path == "/":
-            self._remote.archive_dataset(node.dataset.id)
-            self._metadata.forget_datasets()
-        else:
-            self._remote.delete_directory(node.dataset.id, node.path)
-            self._metadata.change(node.dataset.id, lambda tree: tree.remove_folder(node.path))
-        self._view.changed()
+        """rmdir; see `fs/entries`."""
+        self._entries.rmdir(path)
 
     def rename(self, old: str, new: str, flags: int = 0) -> None:
         """mv; see `fs/rename`."""
@@ -550,11 +500,13 @@ class Vfs:
         self._metadata.forget(dataset_id, image_id)
         self._view.changed()
 
-    def not_archived(self, dataset_id: str, path: str, reason: str) -> None:
-        """The service refused to archive an image: it is shown again."""
-        log.warning("%s was not removed: %s", path, reason)
-        self._metadata.refresh(dataset_id)
-        self._view.changed()
+    def done(self, change: Change, became: Became) -> None:
+        """A change was made on the service; it is still in the journal."""
+        self._desk.done(change, became)
+
+    def refused(self, change: Change, reason: str) -> None:
+        """The service refused a change, which is in the journal no more: what is there is shown again."""
+        self._desk.refused(change)
 
     def being_written(self) -> int:
         """How many files are open with bytes that the journal does not have yet."""
@@ -565,7 +517,3 @@ class Vfs:
         node = self._view.resolve(path)
         self._metadata.refresh(None if isinstance(node, RootNode) else node.dataset.id)
         self._view.changed()
-
-
-def _add_folder(tree: Tree, path: str, directory: Directory) -> None:
-    tree.add_folder(path, directory)

@@ -54,6 +54,11 @@ class Owner:
     umask: int
 
 
+def folder_identity(dataset_id: str, path: str) -> str:
+    """What a folder's modification time is kept under."""
+    return f"{dataset_id}:{path}"
+
+
 @dataclass(frozen=True, slots=True)
 class RootNode:
     """The mount's root."""
@@ -69,7 +74,7 @@ class FolderNode:
     @property
     def identity(self) -> str:
         """What its modification time is kept under; an image's is kept under its id."""
-        return f"{self.dataset.id}:{self.path}"
+        return folder_identity(self.dataset.id, self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +189,19 @@ class View:
             self._times[image.id] = upload.mtime_ns
             self._version += 1
 
+    def made(self, identity: str, directory_id: str) -> None:
+        """A folder that was made here is on the service now: keep its inode."""
+        with self._lock:
+            self._inodes[directory_id] = _inode(identity)
+
+    def succeeded(self, image_id: str, copy_id: str) -> None:
+        """An image takes another's place: it keeps inode and time."""
+        with self._lock:
+            self._inodes[copy_id] = self._inodes.get(image_id) or _inode(image_id)
+            if image_id in self._times:
+                self._times[copy_id] = self._times[image_id]
+            self._version += 1
+
     def set_time(self, identity: str, mtime_ns: int) -> None:
         """Show this modification time for an image (by id) or a folder (by `folder_identity`)."""
         with self._lock:
@@ -292,7 +310,7 @@ class View:
         if mtime_ns is None:
             mtime_ns = int(changed.timestamp() * 1e9) if changed else self._started_ns
         identity = folder.directory.id if folder and folder.directory else node.identity
-        return self._folder(_inode(identity), nlink, mtime_ns)
+        return self._folder(self._inodes.get(identity) or _inode(identity), nlink, mtime_ns)
 
     def _folder(self, inode: int, nlink: int, mtime_ns: int) -> Attributes:
         return self._attributes(inode, stat.S_IFDIR | 0o755, nlink, 0, mtime_ns)

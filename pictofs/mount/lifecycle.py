@@ -33,6 +33,7 @@ from pictofs.cache.listings import Listings
 from pictofs.cache.metadata import MetadataCache
 from pictofs.fs import fuse
 from pictofs.fs.errnos import errno_of
+from pictofs.fs.overlay import overlay_of
 from pictofs.fs.rules import Policy
 from pictofs.fs.vfs import Vfs
 from pictofs.fs.view import Owner, View
@@ -46,7 +47,7 @@ from pictofs.mount.remote import DatasetNames, Queue, Service
 from pictofs.mount.status import Tally, Waiting
 from pictofs.mount.uploads import UploadDesk
 from pictofs.settings import MountSettings
-from pictofs.transfer.archive import ArchiveQueue
+from pictofs.transfer.changes import ChangeQueue
 from pictofs.transfer.download import Downloader
 from pictofs.transfer.journal import Journal, Upload
 from pictofs.transfer.lock import StateLock
@@ -204,19 +205,20 @@ class _Mount:
             on_landed=lambda upload, image: self.vfs.landed(upload, image),
             on_archived=lambda dataset_id, image_id: self.vfs.archived(dataset_id, image_id),
         )
-        self._archive = ArchiveQueue(
+        self._changes = ChangeQueue(
             self._journal,
             queue,
             api=self._uploader.api,
-            on_archived=lambda dataset_id, image_id: self.vfs.archived(dataset_id, image_id),
-            on_refused=lambda dataset_id, path, reason: self.vfs.not_archived(dataset_id, path, reason),
-            on_restored=lambda dataset_id, _image_id: metadata.refresh(dataset_id),
+            errno_of=errno_of,
+            on_done=lambda change, became: self.vfs.done(change, became),
+            on_refused=lambda change, reason: self.vfs.refused(change, reason),
         )
         metadata = self._metadata = MetadataCache(
             service,
             ttl_s=settings.metadata_ttl_s,
             only=settings.datasets,
             hidden=self._journal.hidden,
+            overlay=overlay_of(self._journal),
             may_revalidate=self._allowance.may_refresh,
             listings=Listings(account.cache / "listings"),
             listing_limit=settings.listing_limit,
@@ -247,7 +249,7 @@ class _Mount:
             readahead=readahead,
             journal=self._journal,
             spool=self._spool,
-            archive=self._archive,
+            changes=self._changes,
             remote=service,
             policy=policy,
             on_start=self._start,
@@ -257,7 +259,7 @@ class _Mount:
             metadata,
             self.view,
             policy,
-            settle=lambda dataset_id: self._archive.flush(dataset_id, settings.upload_wait_s),
+            settle=lambda dataset_id: self._changes.settle(dataset_id, "/", settings.upload_wait_s),
             gone=self.vfs.archived,
         )
 
@@ -290,8 +292,8 @@ class _Mount:
         self._content.start()
         self._uploader.start()
         self._stack.callback(self._uploader.stop)
-        self._archive.start()
-        self._stack.callback(self._archive.stop)
+        self._changes.start()
+        self._stack.callback(self._changes.stop)
         record = MountRecord(
             mountpoint=str(self._mountpoint),
             pid=os.getpid(),
@@ -320,7 +322,7 @@ class _Mount:
                 cache=self._content,
                 path_of=self._path_of,
                 being_written=self.vfs.being_written,
-                removals=lambda: self._journal.removal_count,
+                removals=lambda: len(self._journal.changes),
                 refresh=self.vfs.refresh,
                 archive=self._archive_desk,
                 traits=self._traits,

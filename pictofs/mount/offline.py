@@ -36,7 +36,7 @@ class _Look:
             with contextlib.closing(Ledger(path, read_only=True)) as ledger, ledger.changed:
                 self._counts = ledger.mirror.counts()
                 self._rows = list(ledger.mirror.shown())
-                self.removals = len(ledger.mirror.removals)
+                self.removals = len(ledger.mirror.changes)
         except (OSError, JournalError) as error:
             raise OfflineError(str(error)) from None
 

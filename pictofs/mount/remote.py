@@ -21,6 +21,7 @@ from pictofs.api.models import (
 )
 from pictofs.cache.links import SignedLinks
 from pictofs.transfer.download import ByteStream
+from pictofs.transfer.records import Batch, ChangeKind
 
 LINK_EXPIRED = 403
 """What storage answers to a signed URL after its time (wire contract)."""
@@ -37,6 +38,12 @@ class DatasetNames:
         """Take in a fresh listing."""
         self._names = {dataset.id: dataset.name for dataset in datasets}
 
+    def name(self, dataset_id: str, *, anew: bool = False) -> str:
+        """A dataset's name; asked for when it is not known, or `anew`."""
+        if anew or dataset_id not in self._names:
+            self._names[dataset_id] = self._client.datasets.get(dataset_id).name
+        return self._names[dataset_id]
+
     def ask(self, dataset_id: str, request: Callable[[str], BatchResult]) -> BatchResult:
         """Send a request by name; once more under its new name if somebody has renamed the dataset."""
         known = self._names.get(dataset_id)
@@ -45,9 +52,7 @@ class DatasetNames:
                 return request(known)
             except NotFoundError:
                 self._names.pop(dataset_id, None)
-        name = self._client.datasets.get(dataset_id).name
-        self._names[dataset_id] = name
-        return request(name)
+        return request(self.name(dataset_id, anew=True))
 
 
 class Service:
@@ -93,17 +98,8 @@ class Service:
     def archive_dataset(self, dataset_id: str) -> Dataset:
         return self._client.datasets.archive(dataset_id)
 
-    def create_directory(self, dataset_id: str, path: str) -> Directory:
-        return self._client.directories.create(dataset_id, path)
-
     def rename_directory(self, dataset_id: str, path: str, new_name: str) -> Directory:
         return self._client.directories.rename(dataset_id, path, new_name)
-
-    def delete_directory(self, dataset_id: str, path: str) -> None:
-        self._client.directories.delete(dataset_id, path)
-
-    def move(self, dataset_id: str, image_ids: list[str], path: str) -> BatchResult:
-        return self._names.ask(dataset_id, lambda name: self._client.batch.move(name, image_ids, path))
 
     def set_status(self, dataset_id: str, image_id: str, status: str) -> BatchResult:
         return self._names.ask(
@@ -184,7 +180,7 @@ class Service:
 
 
 class Queue:
-    """What the upload and archive queues send. See transfer.upload.UploadRemote."""
+    """What the queues send: see transfer.upload.UploadRemote and transfer.changes.ChangeRemote."""
 
     def __init__(self, client: Client, names: DatasetNames) -> None:
         self._client = client
@@ -206,10 +202,27 @@ class Queue:
     def archive(self, dataset_id: str, image_ids: Sequence[str]) -> BatchResult:
         return self._names.ask(dataset_id, lambda name: self._client.batch.delete(name, image_ids))
 
-    def restore(self, dataset_id: str, image_ids: Sequence[str]) -> BatchResult:
-        return self._names.ask(
-            dataset_id, lambda name: self._client.batch.update(name, image_ids, is_archived=False)
-        )
+    def dataset_name(self, dataset_id: str, *, anew: bool = False) -> str:
+        return self._names.name(dataset_id, anew=anew)
+
+    def change_images(self, batch: Batch) -> BatchResult:
+        routes, name, ids, key = self._client.batch, batch.dataset_name, batch.image_ids, batch.key
+        if batch.kind is ChangeKind.ARCHIVE:
+            return routes.delete(name, ids, idempotency_key=key)
+        if batch.kind is ChangeKind.RESTORE:
+            return routes.update(name, ids, is_archived=False, idempotency_key=key)
+        if batch.kind is ChangeKind.MOVE:
+            return routes.move(name, ids, batch.folder, idempotency_key=key)
+        if batch.kind is ChangeKind.TRANSFER:
+            target = batch.target_dataset_name
+            return routes.copy_to_dataset(name, ids, target, batch.folder, idempotency_key=key)
+        raise ValueError(f"{batch.kind} is not about images")
+
+    def create_directory(self, dataset_id: str, path: str) -> Directory:
+        return self._client.directories.create(dataset_id, path)
+
+    def delete_directory(self, dataset_id: str, path: str) -> None:
+        self._client.directories.delete(dataset_id, path)
 
     def read(self, image: Image) -> Iterator[bytes]:
         with because(Reason.UPLOADING):

@@ -20,16 +20,16 @@ from dataclasses import replace
 from pictofs.api.models import Image, NewImage
 from pictofs.transfer.crashpoints import CrashPoint, reach
 from pictofs.transfer.journal_core import JournalCore
-from pictofs.transfer.mirror import loose_key
 from pictofs.transfer.pacing import QueueMarks, rested_s
+from pictofs.transfer.places import ancestors, loose_key
 from pictofs.transfer.records import (
     Again,
     Key,
     Refused,
     Registration,
-    RemovalAction,
     State,
     Upload,
+    archiving,
 )
 
 __all__ = ["Claims"]
@@ -203,15 +203,23 @@ class Claims:
             for row in rows:
                 assert row.image is not None  # of a DONE row
                 if row.abandoned:
-                    self._core.insert_removal(transaction, row.image.id, row, RemovalAction.ARCHIVE)
+                    self._core.insert_wish(transaction, row.image.id, row)
                 else:
                     transaction.set_mtime(row.image.id, row.mtime_ns)
+                    if row.supersedes is not None:
+                        self._core.insert_change(transaction, archiving(row.supersedes))
+                transaction.drop_changes(self._made_by(row.dataset_id, row.folder))
             self._core.has_landed(row for row in rows if not row.abandoned)
         reach(CrashPoint.ROWS_DELETED)
         for row in rows:
             self._core.spool.remove(row.spool_name)
         reach(CrashPoint.SPOOL_REMOVED)
         self._core.tell()
+
+    def _made_by(self, dataset_id: str, folder: str) -> list[int]:
+        """The changes that would make folders which an upload into this one has made."""
+        making = (self._core.mirror.changes.making(dataset_id, above) for above in ancestors(folder))
+        return [change.id for change in making if change is not None and change.batch_id is None]
 
     def is_adopted(self, image_id: str) -> bool:
         """Whether an image is known to be another row's, of now or earlier, or on its way out."""
@@ -220,10 +228,11 @@ class Claims:
             return self._core.mirror.is_adopted(image_id) or image_id in self._core.ledger.mtimes
 
     def hurry(self) -> None:
-        """Let rows that rest be claimed at once."""
+        """Let rows that rest be claimed at once, and changes be sent."""
         with self._core.changed:
             now_s = self._core.clock.monotonic_s()
             self._core.not_before_s = dict.fromkeys(self._core.not_before_s, now_s)
+            self._core.hurried_s = now_s
         self._core.tell()
 
     def _claimable(self, limit: int, max_bytes: int) -> Iterator[Upload]:

@@ -2,7 +2,7 @@
 
 A leaf: imports nothing of pictofs. `reach` does nothing unless `PICTOFS_CRASH_AT=<name>[:<n>]` was set when
 the process started; then the n-th reach of that point (default: the first) is SIGKILL, which no handler sees
-and no buffer survives. tests/transfer/test_crash.py covers each name.
+and no buffer survives. tests/transfer/test_transfer_crash.py covers each name.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ class CrashPoint(enum.Enum):
     LANDED_TOLD = "landed-told"  # on_landed has run, rows still there
     ROWS_DELETED = "rows-deleted"  # rows gone, spool files still there
     SPOOL_REMOVED = "spool-removed"  # everything of the landed rows is gone
-    REMOVAL_ADDED = "removal-added"  # the wish to archive an image is in the journal
-    REMOVAL_ANSWERED = "removal-answered"  # the service has archived it, nothing recorded
-    REMOVAL_DROPPED = "removal-dropped"  # the removal is settled
+    CHANGE_ADDED = "change-added"  # a change of an image or folder is in the journal
+    BATCH_JOURNALED = "batch-journaled"  # the request for changes is durable, not sent
+    BATCH_ANSWERED = "batch-answered"  # the service has answered it, nothing recorded
+    CHANGES_SETTLED = "changes-settled"  # the answer is durable
 
 
 def _armed() -> tuple[CrashPoint, int] | None:

@@ -15,7 +15,7 @@ from typing import Protocol
 from pictofs.api.errors import NotFoundError
 from pictofs.api.models import Image, NewImage
 from pictofs.transfer.matching import is_converted, may_be
-from pictofs.transfer.mirror import loose_key
+from pictofs.transfer.places import loose_key
 from pictofs.transfer.records import Upload
 from pictofs.transfer.spool import Spool
 

@@ -1,9 +1,10 @@
-"""The journal: which files are not on the service yet, and what becomes of them.
+"""The journal: which files are not on the service yet and what becomes of them, and what is to change there.
 
 The one source of truth about pending work. A row is the commit mark of a file: before it the spool file's
 bytes are durable, after it nothing loses them. Owns the journal file, and the spool files that rows name: it
 removes them with their rows, and at start those that no row ever named. What a row's states mean, and which
-follow which: `records.State`. This is the side that the drive uses; the uploader's is `Journal.claims`.
+follow which: `records.State`. This is the side that the drive uses; the uploader's is `Journal.claims`, and
+`Journal.changes` has what is to become of images and folders that are on the service.
 
 A row in flight (SENDING, DONE) may be an image on the service already, so it is never changed: it is
 abandoned, to be archived should it land, and another row takes its place. That one, like any row whose place
@@ -22,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pictofs import namespace
+from pictofs.transfer.change_log import ChangeLog
 from pictofs.transfer.claims import Claims
 from pictofs.transfer.crashpoints import CrashPoint, reach
 from pictofs.transfer.journal_core import JournalCore
@@ -29,11 +31,11 @@ from pictofs.transfer.ledger import Transaction
 from pictofs.transfer.lock import StateLock
 from pictofs.transfer.pacing import SYSTEM_CLOCK, Clock
 from pictofs.transfer.records import (
+    Change,
+    ChangeKind,
     Fate,
     NewUpload,
     Outcome,
-    Removal,
-    RemovalAction,
     State,
     Tally,
     Upload,
@@ -65,6 +67,7 @@ class Journal:
 
     Attributes:
         claims: the uploader's side.
+        changes: what is to become of images and folders on the service.
         rescued_files: spool files that were found without a journal and set aside in RESCUE_NAME.
     """
 
@@ -88,6 +91,7 @@ class Journal:
             self._core.ledger.close()
             raise
         self.claims = Claims(self._core)
+        self.changes = ChangeLog(self._core)
 
     def close(self) -> None:
         """Closes the file. Whoever still uses it gets OSError(EBADF)."""
@@ -194,7 +198,7 @@ class Journal:
                 if replaces_image_id != row.replaces_image_id:
                     there = self._replaced(transaction, moved, replaces_image_id, there)
                 if row.replaces_image_id is not None:
-                    self._core.insert_removal(transaction, row.replaces_image_id, row, RemovalAction.ARCHIVE)
+                    self._core.insert_wish(transaction, row.replaces_image_id, row)
                 moved = replace(moved, replaces_image_id=there, old_archived=False)
             if displaced is not None:
                 self._core.abandon_or_drop(transaction, displaced)
@@ -227,9 +231,9 @@ class Journal:
             if row is not None and not row.abandoned:
                 self._core.abandon_or_drop(transaction, row)
                 if row.replaces_image_id is not None:
-                    self._core.insert_removal(transaction, row.replaces_image_id, row, RemovalAction.ARCHIVE)
+                    self._core.insert_wish(transaction, row.replaces_image_id, row)
             elif row is None and landed is not None and landed.image is not None:
-                self._core.insert_removal(transaction, landed.image.id, landed, RemovalAction.ARCHIVE)
+                self._core.insert_wish(transaction, landed.image.id, landed)
         reach(CrashPoint.ROW_REMOVED)
         if row is not None:
             self._core.remove_bytes([row])
@@ -353,18 +357,7 @@ class Journal:
 
         Returns whether that is so.
         """
-        with self._core.changed:
-            return self._core.changed.wait_for(lambda: not self._core.mirror.unfinished(), timeout_s)
-
-    def wait_until_removed(self, dataset_id: str, timeout_s: float) -> bool:
-        """Wait until no removed image of a dataset is to be archived, now or once it lands.
-
-        Returns whether that is so.
-        """
-        with self._core.changed:
-            return self._core.changed.wait_for(
-                lambda: not self._core.mirror.is_removing(dataset_id), timeout_s
-            )
+        return self._core.wait_for(lambda: not self._core.mirror.unfinished(), timeout_s)
 
     @property
     def is_waited_for(self) -> bool:
@@ -387,41 +380,18 @@ class Journal:
         with self._core.ledger.transaction(durable=False) as transaction:
             transaction.set_mtime(image_id, mtime_ns)
 
-    # Images to be archived or restored
-
-    def add_removal(self, image_id: str, dataset_id: str, folder: str, filename: str, path: str) -> Removal:
-        """Remember to archive an image. Not fsynced: a power cut may bring the last ones back.
+    def add_restore(self, image_id: str, dataset_id: str, folder: str, filename: str, path: str) -> None:
+        """Remember to bring an image back from the archive.
 
         Args:
-            folder, filename: its place, in the service's form; nothing is uploaded there before it is gone.
+            folder, filename: its place, in the service's form; nothing is uploaded there before it is back.
             path: what people call it.
         """
-        removal = Removal(0, image_id, dataset_id, folder, filename, path, RemovalAction.ARCHIVE)
-        with self._core.ledger.transaction(durable=False) as transaction:
-            removal = transaction.insert_removal(removal)
-        reach(CrashPoint.REMOVAL_ADDED)
-        self._core.tell()
-        return removal
-
-    def removals(self) -> list[Removal]:
-        """All of them, oldest first."""
-        with self._core.changed:
-            return list(self._core.mirror.removals.values())
-
-    @property
-    def removal_count(self) -> int:
-        """How many there are."""
-        return len(self._core.mirror.removals)
-
-    def settle_removals(self, removals: Iterable[Removal]) -> None:
-        """The service has answered these."""
-        with self._core.ledger.transaction() as transaction:
-            transaction.drop_removals(removals)
-        reach(CrashPoint.REMOVAL_DROPPED)
-        self._core.tell()
+        change = Change(0, ChangeKind.RESTORE, dataset_id, folder, filename, path, image_id)
+        self.changes.add([change])
 
     def hidden(self) -> frozenset[str]:
-        """Ids of the images that are to be archived: not to be shown."""
+        """Ids of the images that are about to leave their dataset: not to be shown there."""
         with self._core.changed:
             return self._core.mirror.hidden()
 
@@ -436,7 +406,7 @@ class Journal:
         leaves or takes as well, are archived at once."""
         wanted = list(dict.fromkeys(image_id for image_id in images if image_id))
         for image_id in wanted[1:]:
-            self._core.insert_removal(transaction, image_id, row, RemovalAction.ARCHIVE)
+            self._core.insert_wish(transaction, image_id, row)
         return wanted[0] if wanted else None
 
 

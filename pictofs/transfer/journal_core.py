@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -19,16 +20,18 @@ from typing import TypeVar
 from pictofs.transfer.ledger import Ledger, Transaction
 from pictofs.transfer.pacing import Arrivals, Clock
 from pictofs.transfer.records import (
+    Change,
+    ChangeKind,
     Fate,
     Outcome,
-    Removal,
-    RemovalAction,
     State,
     Upload,
 )
 from pictofs.transfer.spool import Spool
 
 log = logging.getLogger(__name__)
+
+_WISHES = (ChangeKind.ARCHIVE, ChangeKind.RESTORE)
 
 _REMEMBERED = 10_000  # fsync and close ask within moments; a bound on memory, some 5 MB
 
@@ -42,6 +45,11 @@ class JournalCore:
         waited_for: how many threads wait for each row.
         landed: rows that landed lately, with their images.
         successors: which row took an abandoned one's place, lately.
+        first_change_s, last_change_s: when changes were added since the last batch; monotonic.
+        hurried_s: what was there then is to be sent at once; monotonic.
+        made_s: when folders that are to be made were added, lately, by change id; monotonic.
+        followed: which change came of another, lately.
+        idle_waits: how many threads wait for changes.
     """
 
     def __init__(self, path: Path, spool: Spool, clock: Clock) -> None:
@@ -55,6 +63,12 @@ class JournalCore:
         self.waited_for: Counter[int] = Counter()
         self.landed: OrderedDict[int, Upload] = OrderedDict()
         self.successors: OrderedDict[int, int] = OrderedDict()
+        self.first_change_s: float | None = None
+        self.last_change_s = -math.inf
+        self.hurried_s = -math.inf
+        self.made_s: OrderedDict[int, float] = OrderedDict()
+        self.followed: OrderedDict[int, int] = OrderedDict()
+        self.idle_waits = 0
         self.listeners: list[Callable[[], None]] = []
 
     # After a start
@@ -71,6 +85,7 @@ class JournalCore:
             for row in list(self.mirror.rows.values()):
                 self._recover_row(transaction, row, sizes.get(row.spool_name))
             transaction.drop_answered_registrations()
+            transaction.drop_answered_batches()
         rescued = 0
         for name in sizes.keys() - {row.spool_name for row in self.mirror.rows.values()}:
             if self.ledger.is_new and sizes[name]:
@@ -97,13 +112,39 @@ class JournalCore:
 
     # Parts of transactions
 
-    def insert_removal(
-        self, transaction: Transaction, image_id: str, row: Upload, action: RemovalAction
+    def insert_wish(
+        self, transaction: Transaction, image_id: str, row: Upload, kind: ChangeKind = ChangeKind.ARCHIVE
     ) -> None:
         """Archive or restore an image at a row's place."""
-        transaction.insert_removal(
-            Removal(0, image_id, row.dataset_id, row.folder, row.filename, row.path, action)
+        self.insert_change(
+            transaction, Change(0, kind, row.dataset_id, row.folder, row.filename, row.path, image_id)
         )
+
+    def insert_change(self, transaction: Transaction, change: Change) -> Change | None:
+        """Remember a change. Of two wishes about the same image that are not on their way the last counts.
+
+        Returns it as it is in the journal, None when it is there already.
+        """
+        if change.kind in _WISHES and change.image_id is not None:
+            latest = self.mirror.changes.latest(change.image_id)
+            if latest is not None and latest.kind is change.kind is ChangeKind.ARCHIVE:
+                return None
+            if latest is not None and latest.kind in _WISHES and latest.batch_id is None:
+                transaction.drop_changes([latest.id])
+        change = transaction.insert_change(change)
+        now_s = self.clock.monotonic_s()
+        with self.changed:
+            self.last_change_s = now_s
+            if self.first_change_s is None:
+                self.first_change_s = now_s
+            if change.kind is ChangeKind.MKDIR:
+                _remember(self.made_s, change.id, now_s)
+        return change
+
+    def remember_followed(self, change_id: int, next_id: int) -> None:
+        """Whoever waits for one change waits for the next as well. Before the commit that drops the first."""
+        with self.changed:
+            _remember(self.followed, change_id, next_id)
 
     def abandon_or_drop(self, transaction: Transaction, row: Upload) -> None:
         """Forget a row: at once, or when it is settled if it is in flight."""
@@ -115,7 +156,7 @@ class JournalCore:
     def restore_old(self, transaction: Transaction, row: Upload) -> None:
         """The row will not take its image's place: bring that one back."""
         if row.replaces_image_id is not None and row.old_archived:
-            self.insert_removal(transaction, row.replaces_image_id, row, RemovalAction.RESTORE)
+            self.insert_wish(transaction, row.replaces_image_id, row, ChangeKind.RESTORE)
 
     def follow(self, upload_id: int, successor_id: int) -> None:
         """Whoever waits for the one waits for the other now. Before the commit that abandons the first."""
@@ -146,6 +187,20 @@ class JournalCore:
         for row in rows:
             if row.id not in self.mirror.rows:
                 self.spool.remove(row.spool_name)
+
+    # Waiting
+
+    def wait_for(self, is_so: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait until something is so; it is looked at with `changed` held. Changes do not rest meanwhile."""
+        with self.changed:
+            self.idle_waits += 1
+        try:
+            self.tell()
+            with self.changed:
+                return self.changed.wait_for(is_so, timeout_s)
+        finally:
+            with self.changed:
+                self.idle_waits -= 1
 
     # Questions, with `changed` held
 

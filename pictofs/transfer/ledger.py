@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import errno
 import json
 import os
@@ -24,9 +25,10 @@ from pictofs.api.models import Image, NewImage
 from pictofs.transfer.mirror import Mirror
 from pictofs.transfer.records import (
     TRANSITIONS,
+    Batch,
+    Change,
+    ChangeKind,
     Registration,
-    Removal,
-    RemovalAction,
     State,
     Upload,
 )
@@ -39,8 +41,14 @@ _PUT_ROW = (
     f"INSERT INTO uploads ({', '.join(_ROW_COLUMNS)}) VALUES ({', '.join('?' * len(_ROW_COLUMNS))}) "  # noqa: S608
     f"ON CONFLICT (id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _ROW_COLUMNS if c != 'id')}"
 )
-_PUT_REMOVAL = (
-    "INSERT INTO removals (image_id, dataset_id, folder, filename, path, action) VALUES (?, ?, ?, ?, ?, ?)"
+_CHANGE_COLUMNS = tuple(column.name for column in dataclasses.fields(Change))
+_ADD_CHANGE = (
+    f"INSERT INTO changes ({', '.join(_CHANGE_COLUMNS)}) "  # noqa: S608
+    f"VALUES ({', '.join('?' * len(_CHANGE_COLUMNS))})"
+)
+_PUT_BATCH = "INSERT INTO batches (key, body, created_ns) VALUES (?, ?, ?)"
+_DROP_ANSWERED_BATCHES = (
+    "DELETE FROM batches WHERE id NOT IN (SELECT batch_id FROM changes WHERE batch_id IS NOT NULL)"
 )
 _PUT_REGISTRATION = "INSERT INTO registrations (key, dataset_id, body, created_ns) VALUES (?, ?, ?, ?)"
 _PUT_MTIME = "INSERT OR REPLACE INTO image_mtimes (image_id, mtime_ns) VALUES (?, ?)"
@@ -56,7 +64,7 @@ class Transaction:
     def __init__(self, database: sqlite3.Connection, mirror: Mirror) -> None:
         self._database = database
         self._mirror = mirror
-        self.changes: list[Upload | _Dropped | Removal | _DroppedRemoval] = []  # in order
+        self.changes: list[Upload | _Dropped | Change | _DroppedChange] = []  # in order
         self.mtimes: dict[str, int] = {}
 
     def insert_row(self, row: Upload) -> Upload:
@@ -107,23 +115,43 @@ class Transaction:
         """Delete the registrations that no row waits for any more."""
         self._database.execute(_DROP_ANSWERED)
 
-    def insert_removal(self, removal: Removal) -> Removal:
-        """A new removal; `removal.id` is ignored. An earlier wish for the same image is forgotten."""
-        earlier = self._mirror.removal_of(removal.image_id)
-        if earlier is not None:
-            self.drop_removals([earlier])
-        values = [_stored(value) for value in dataclasses.astuple(removal)[1:]]
-        number = self._database.execute(_PUT_REMOVAL, values).lastrowid
+    def insert_change(self, change: Change) -> Change:
+        """A new change; `change.id` is ignored."""
+        values = [_stored(getattr(change, column)) for column in _CHANGE_COLUMNS]
+        values[0] = None
+        number = self._database.execute(_ADD_CHANGE, values).lastrowid
         assert number is not None
-        removal = dataclasses.replace(removal, id=number)
-        self.changes.append(removal)
-        return removal
+        change = dataclasses.replace(change, id=number)
+        self.changes.append(change)
+        return change
 
-    def drop_removals(self, removals: Iterable[Removal]) -> None:
-        """Delete removals; those that are gone already are passed over."""
-        for removal in removals:
-            self._database.execute("DELETE FROM removals WHERE id = ?", (removal.id,))
-            self.changes.append(_DroppedRemoval(removal.id))
+    def assign_batch(self, changes: Iterable[Change], batch_id: int | None) -> None:
+        """Make changes part of a request, or of none again."""
+        changes = [dataclasses.replace(change, batch_id=batch_id) for change in changes]
+        self._database.executemany(
+            "UPDATE changes SET batch_id = ? WHERE id = ?", [(batch_id, change.id) for change in changes]
+        )
+        self.changes += changes
+
+    def drop_changes(self, change_ids: Iterable[int]) -> None:
+        """Delete changes; those that are gone already are passed over."""
+        ids = list(change_ids)
+        self._database.executemany("DELETE FROM changes WHERE id = ?", [(change_id,) for change_id in ids])
+        self.changes += map(_DroppedChange, ids)
+
+    def insert_batch(self, batch: Batch) -> Batch:
+        """Keep a request; `batch.id` is ignored. Its changes must then be assigned to it."""
+        fields = {**dataclasses.asdict(batch), "kind": batch.kind.value}
+        for column in ("id", "key", "created_ns"):
+            del fields[column]
+        values = (batch.key, json.dumps(fields), batch.created_ns)
+        number = self._database.execute(_PUT_BATCH, values).lastrowid
+        assert number is not None
+        return dataclasses.replace(batch, id=number)
+
+    def drop_answered_batches(self) -> None:
+        """Delete the batches that no change waits for any more."""
+        self._database.execute(_DROP_ANSWERED_BATCHES)
 
     def set_mtime(self, image_id: str, mtime_ns: int) -> None:
         """Keep the modification time of an image or folder."""
@@ -137,7 +165,7 @@ class _Dropped:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _DroppedRemoval:
+class _DroppedChange:
     id: int
 
 
@@ -208,6 +236,12 @@ class Ledger:
             rows = self._database.execute("SELECT * FROM registrations ORDER BY id").fetchall()
         return [_registration_of(row) for row in rows]
 
+    def batches(self) -> list[Batch]:
+        """The requests for changes whose answer is not recorded, oldest first."""
+        with self._write:
+            rows = self._database.execute("SELECT * FROM batches ORDER BY id").fetchall()
+        return [_batch_of(row) for row in rows]
+
     def close(self) -> None:
         """Closes the file; every later transaction is EBADF."""
         with self._write:
@@ -221,17 +255,17 @@ class Ledger:
                 self.mirror.put(change)
             elif isinstance(change, _Dropped):
                 self.mirror.drop(change.id)
-            elif isinstance(change, Removal):
-                self.mirror.put_removal(change)
+            elif isinstance(change, Change):
+                self.mirror.put_change(change)
             else:
-                self.mirror.drop_removal(change.id)
+                self.mirror.drop_change(change.id)
         self.mtimes.update(transaction.mtimes)
 
     def _load(self) -> None:
         for row in self._database.execute("SELECT * FROM uploads ORDER BY id"):
             self.mirror.put(_upload_of(row))
-        for row in self._database.execute("SELECT * FROM removals ORDER BY id"):
-            self.mirror.put_removal(_removal_of(row))
+        for row in self._database.execute("SELECT * FROM changes ORDER BY id"):
+            self.mirror.put_change(_change_of(row))
         times = self._database.execute("SELECT image_id, mtime_ns FROM image_mtimes")
         self.mtimes = {_loaded(image_id): mtime_ns for image_id, mtime_ns in times}
 
@@ -248,7 +282,7 @@ def _row_values(row: Upload) -> list[Any]:
 
 
 def _stored(value: Any) -> Any:
-    if isinstance(value, (State, RemovalAction)):
+    if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, str) and not _is_unicode(value):
         return value.encode("utf-8", "surrogatepass")
@@ -276,13 +310,26 @@ def _upload_of(row: sqlite3.Row) -> Upload:
     for flag in ("forced", "abandoned", "suspect", "old_archived"):
         fields[flag] = bool(fields[flag])
     fields["state"] = State(fields["state"])
-    fields["image"] = fields["image"] and Image.from_json(json.loads(fields["image"]))
+    for image in ("image", "supersedes"):
+        fields[image] = _image_of(fields[image])
     return Upload(**fields)
 
 
-def _removal_of(row: sqlite3.Row) -> Removal:
-    fields = {column: _loaded(row[column]) for column in row.keys()}  # noqa: SIM118  (a Row iterates values)
-    return Removal(**{**fields, "action": RemovalAction(fields["action"])})
+def _change_of(row: sqlite3.Row) -> Change:
+    fields = {column: _loaded(row[column]) for column in _CHANGE_COLUMNS}
+    return Change(**{**fields, "kind": ChangeKind(fields["kind"]), "image": _image_of(fields["image"])})
+
+
+def _image_of(text: str | None) -> Image | None:
+    return Image.from_json(json.loads(text)) if text is not None else None
+
+
+def _batch_of(row: sqlite3.Row) -> Batch:
+    fields = json.loads(row["body"])
+    fields["kind"] = ChangeKind(fields["kind"])
+    for ids in ("change_ids", "image_ids"):
+        fields[ids] = tuple(fields[ids])
+    return Batch(id=row["id"], key=row["key"], created_ns=row["created_ns"], **fields)
 
 
 def _registration_of(row: sqlite3.Row) -> Registration:

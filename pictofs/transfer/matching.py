@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pictofs.api.models import Image, NewImage, RegisterResult, UploadFailure
-from pictofs.transfer.mirror import loose_key
+from pictofs.transfer.places import loose_key
 
 __all__ = ["Matching", "is_converted", "match", "may_be"]
 

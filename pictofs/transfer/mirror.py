@@ -9,40 +9,37 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
-from pictofs.transfer.records import Key, Removal, RemovalAction, State, Tally, Upload
+from pictofs.namespace import is_within
+from pictofs.transfer.pending import PendingChanges
+from pictofs.transfer.places import loose_key
+from pictofs.transfer.records import Change, Key, State, Tally, Upload
 
-__all__ = ["Mirror", "loose_key"]
+__all__ = ["Mirror"]
+
+T = TypeVar("T")
 
 _NOTHING: Mapping[str, Upload] = MappingProxyType({})
 
 
-def loose_key(key: Key) -> Key:
-    """Equal for places whose names the service might make equal: it may sanitise a name, and stores .heic
-    as .png. Two such files must not be in flight together, or one could take the other's bytes or answer."""
-    dataset_id, folder, filename = key
-    stem, dot, extension = filename.casefold().rpartition(".")
-    extension = "png" if extension == "heic" else extension
-    plain = "".join(character if character.isalnum() else "_" for character in stem)
-    return dataset_id, folder.casefold(), plain + dot + extension
-
-
 class Mirror:
-    """Rows and removals, and what is derived from them."""
+    """Rows and changes, and what is derived from them."""
 
     def __init__(self) -> None:
         self.rows: dict[int, Upload] = {}
-        self.removals: dict[int, Removal] = {}
+        self.changes = PendingChanges()
         self.queued: dict[int, None] = {}  # ids of QUEUED rows in the order in which they are claimed
         self.version = 0  # counts changes of what is shown
         self._shown: dict[str, dict[str, dict[str, Upload]]] = {}  # dataset → folder → file name
         self._snapshots: dict[tuple[str, str], Mapping[str, Upload]] = {}
         self._tallies = {state: Tally() for state in State}  # shown rows only
         self._abandoned: set[int] = set()
-        self._busy: Counter[Key] = Counter()  # loose keys of rows in flight and of removals
-        self._removal_by_image: dict[str, Removal] = {}
+        self._busy: Counter[Key] = Counter()  # loose keys of rows in flight
         self._images: set[str] = set()  # what DONE rows became
-        self._hidden: frozenset[str] | None = None
+        self._superseded: set[str] = set()  # what shown rows are copies of
+        self._in_flight: Counter[tuple[str, str]] = Counter()  # rows by dataset and folder
+        self._moving: Counter[tuple[str, str]] = Counter()  # the same, and those that are queued
 
     # Changes
 
@@ -58,6 +55,9 @@ class Mirror:
             self.queued.pop(row.id, None)
         if row.in_flight:
             self._busy[loose_key(row.key)] += 1
+            self._in_flight[row.dataset_id, row.folder] += 1
+        if row.in_flight or row.state is State.QUEUED:
+            self._moving[row.dataset_id, row.folder] += 1
         if row.image is not None:
             self._images.add(row.image.id)
         if row.abandoned:
@@ -73,22 +73,15 @@ class Mirror:
         self.queued.pop(upload_id, None)
         self.version += 1
 
-    def put_removal(self, removal: Removal) -> None:
-        """Add a removal."""
-        self.removals[removal.id] = removal
-        self._removal_by_image[removal.image_id] = removal
-        self._busy[loose_key(removal.key)] += 1
-        self._hidden = None
+    def put_change(self, change: Change) -> None:
+        """Add a change, or put a new value in its place."""
+        self.changes.put(change)
         self.version += 1
 
-    def drop_removal(self, removal_id: int) -> None:
-        """Forget a removal, if it is still there."""
-        removal = self.removals.pop(removal_id, None)
-        if removal is not None:
-            del self._removal_by_image[removal.image_id]
-            self._release(removal.key)
-            self._hidden = None
-            self.version += 1
+    def drop_change(self, change_id: int) -> None:
+        """Forget a change, if it is still there."""
+        self.changes.drop(change_id)
+        self.version += 1
 
     # Questions
 
@@ -118,24 +111,16 @@ class Mirror:
     def abandoned_names(self, dataset_id: str, folder: str) -> frozenset[str]:
         """Names in a folder under which an abandoned row may appear on the service for a moment."""
         rows = (self.rows[upload_id] for upload_id in self._abandoned)
-        return frozenset(r.filename for r in rows if (r.dataset_id, r.folder) == (dataset_id, folder))
+        names = frozenset(r.filename for r in rows if (r.dataset_id, r.folder) == (dataset_id, folder))
+        return frozenset(n for n in names if not self.changes.fill((dataset_id, folder, n)))
 
     def hidden(self) -> frozenset[str]:
-        """Ids of the images that are about to be archived."""
-        if self._hidden is None:
-            self._hidden = frozenset(
-                r.image_id for r in self.removals.values() if r.action is RemovalAction.ARCHIVE
-            )
-        return self._hidden
-
-    def removal_of(self, image_id: str) -> Removal | None:
-        """The removal of an image."""
-        return self._removal_by_image.get(image_id)
+        """Ids of the images that are about to leave their dataset, or that a shown row is a copy of."""
+        return self.changes.hidden() | self._superseded
 
     def is_adopted(self, image_id: str) -> bool:
-        """Whether an image is what a row became, or is to be archived."""
-        removal = self.removal_of(image_id)
-        return image_id in self._images or (removal is not None and removal.action is RemovalAction.ARCHIVE)
+        """Whether an image is what a row became, or is about to be changed."""
+        return image_id in self._images or self.changes.latest(image_id) is not None
 
     def counts(self) -> dict[State, Tally]:
         """Shown rows and their bytes by state."""
@@ -143,17 +128,30 @@ class Mirror:
 
     def is_busy(self, key: Key) -> bool:
         """Whether something at this place, or at one much alike, is not settled on the service yet."""
-        return self._busy[loose_key(key)] > 0 if self._busy else False
+        return (bool(self._busy) and self._busy[loose_key(key)] > 0) or self.changes.concern(key)
+
+    def places_in_flight(self) -> set[Key]:
+        """Loose keys of the rows in flight."""
+        return set(self._busy)
+
+    def folders_in_flight(self) -> set[tuple[str, str]]:
+        """Datasets and folders of the rows in flight, shown or not."""
+        return set(self._in_flight)
+
+    def moving_folders(self) -> set[tuple[str, str]]:
+        """Datasets and folders of the rows that are on their way or will be, shown or not."""
+        return set(self._moving)
 
     def unfinished(self) -> int:
-        """How many rows and removals the service has still to be told of."""
+        """How many rows and changes the service has still to be told of."""
         moving = (State.QUEUED, State.SENDING, State.DONE)
-        return sum(self._tallies[state].files for state in moving) + len(self._abandoned) + len(self.removals)
+        return sum(self._tallies[s].files for s in moving) + len(self._abandoned) + len(self.changes)
 
-    def is_removing(self, dataset_id: str) -> bool:
-        """Whether a dataset has images that are to be archived, or abandoned rows that may become some."""
-        return any(self.rows[upload_id].dataset_id == dataset_id for upload_id in self._abandoned) or any(
-            removal.dataset_id == dataset_id for removal in self.removals.values()
+    def is_unsettled(self, dataset_id: str, folder: str) -> bool:
+        """Whether something in or below a folder is to be changed, or an abandoned row may land there."""
+        abandoned = ((r.dataset_id, r.folder) for r in map(self.rows.__getitem__, self._abandoned))
+        return self.changes.mention(dataset_id, folder) or any(
+            found == dataset_id and is_within(path, folder) for found, path in abandoned
         )
 
     # Keeping the derived data
@@ -162,18 +160,25 @@ class Mirror:
         folders = self._shown.setdefault(row.dataset_id, {})
         folders.setdefault(row.folder, {})[row.filename] = row
         self._snapshots.pop((row.dataset_id, row.folder), None)
+        if row.supersedes is not None:
+            self._superseded.add(row.supersedes.id)
         tally = self._tallies[row.state]
         tally.files += 1
         tally.bytes += row.size_bytes
 
     def _leave(self, row: Upload) -> None:
         if row.in_flight:
-            self._release(row.key)
+            _decrement(self._busy, loose_key(row.key))
+            _decrement(self._in_flight, (row.dataset_id, row.folder))
+        if row.in_flight or row.state is State.QUEUED:
+            _decrement(self._moving, (row.dataset_id, row.folder))
         if row.image is not None:
             self._images.discard(row.image.id)
         if row.abandoned:
             self._abandoned.discard(row.id)
             return
+        if row.supersedes is not None:
+            self._superseded.discard(row.supersedes.id)
         tally = self._tallies[row.state]
         tally.files -= 1
         tally.bytes -= row.size_bytes
@@ -186,8 +191,8 @@ class Mirror:
             del self._shown[row.dataset_id]
         self._snapshots.pop((row.dataset_id, row.folder), None)
 
-    def _release(self, key: Key) -> None:
-        loose = loose_key(key)
-        self._busy[loose] -= 1
-        if not self._busy[loose]:
-            del self._busy[loose]
+
+def _decrement(counter: Counter[T], key: T) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

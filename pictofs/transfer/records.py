@@ -1,4 +1,4 @@
-"""What the journal keeps, as frozen values: rows and their lifecycle, registrations, removals, outcomes.
+"""What the journal keeps, as frozen values: rows and their lifecycle, registrations, changes, outcomes.
 
 Pure. A row is never changed: the journal puts a new value in its place.
 """
@@ -14,6 +14,9 @@ from pictofs.api.models import Image, NewImage
 __all__ = [
     "TRANSITIONS",
     "Again",
+    "Batch",
+    "Change",
+    "ChangeKind",
     "Fate",
     "Key",
     "Member",
@@ -21,12 +24,11 @@ __all__ = [
     "Outcome",
     "Refused",
     "Registration",
-    "Removal",
-    "RemovalAction",
     "State",
     "Tally",
     "Upload",
     "UploadGoneError",
+    "archiving",
     "server_path",
 ]
 
@@ -105,6 +107,8 @@ class Upload:
         created_ns: when it was first committed, ns since 1970.
         registration_id: the registration it is part of; set only while SENDING.
         image: what it became; set exactly when DONE.
+        supersedes: the image, of another name or place, that it is a copy of: hidden as long as this row is
+            shown, and archived after it has landed.
     """
 
     id: int
@@ -128,6 +132,7 @@ class Upload:
     old_archived: bool = False
     registration_id: int | None = None
     image: Image | None = None
+    supersedes: Image | None = None
 
     @property
     def key(self) -> Key:
@@ -192,34 +197,93 @@ class Member:
     file: NewImage
 
 
-class RemovalAction(enum.Enum):
-    """What is to become of an image on the service."""
+class ChangeKind(enum.Enum):
+    """What is to become of an image or a folder on the service."""
 
-    ARCHIVE = "archive"
-    RESTORE = "restore"  # its replacement was refused: back from the archive
+    ARCHIVE = "archive"  # an image
+    RESTORE = "restore"  # an image: back from the archive
+    MOVE = "move"  # an image, to another folder of its dataset
+    TRANSFER = "transfer"  # an image, to another dataset: copied there; then its source is to be archived
+    MKDIR = "mkdir"
+    RMDIR = "rmdir"  # an empty folder
 
 
 @dataclass(frozen=True, slots=True)
-class Removal:
-    """An image to be archived, or brought back.
+class Change:
+    """Something to be done on the service. Nothing is uploaded to a place that it mentions before it is done.
 
     Attributes:
-        folder, filename: its place, in the service's form; nothing is uploaded there before this is done.
+        id: 0 before it is in the journal; later changes have greater ones.
+        dataset_id, folder, filename: the image's place, in the service's form; of a folder its own path, and
+            no name.
         path: what people call it, for messages.
+        image_id: None of a folder.
+        target_dataset_id, target_folder: where the image goes, under the same name; set of MOVE and TRANSFER.
+        image: the image as it was, set of TRANSFER only: what is shown in the target until it is there.
+        batch_id: the request that it is part of, None before it is sent.
     """
 
     id: int
-    image_id: str
+    kind: ChangeKind
     dataset_id: str
     folder: str
     filename: str
     path: str
-    action: RemovalAction
+    image_id: str | None = None
+    target_dataset_id: str | None = None
+    target_folder: str | None = None
+    image: Image | None = None
+    batch_id: int | None = None
 
     @property
-    def key(self) -> Key:
-        """Its place on the service."""
-        return self.dataset_id, self.folder, self.filename
+    def places(self) -> tuple[Key, ...]:
+        """The places on the service that it empties or fills; none of a folder."""
+        if self.image_id is None:
+            return ()
+        source = (self.dataset_id, self.folder, self.filename)
+        if self.target_dataset_id is None or self.target_folder is None:
+            return (source,)
+        return source, (self.target_dataset_id, self.target_folder, self.filename)
+
+    @property
+    def folders(self) -> tuple[tuple[str, str], ...]:
+        """The folders, with their datasets, that it needs, makes or removes."""
+        if self.target_dataset_id is None or self.target_folder is None:
+            return ((self.dataset_id, self.folder),)
+        return (self.dataset_id, self.folder), (self.target_dataset_id, self.target_folder)
+
+
+def archiving(image: Image, path: str | None = None) -> Change:
+    """The wish to archive an image; `path` is what people call it."""
+    path = path or server_path(image.directory_path, image.filename)
+    return Change(
+        0, ChangeKind.ARCHIVE, image.dataset_id, image.directory_path, image.filename, path, image.id
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One request for changes of one kind, as it was, or will be, sent. Sent again, it is the very same.
+
+    Attributes:
+        key: its idempotency key.
+        dataset_name, target_dataset_name: the batch routes know datasets by name; "" where no name is sent.
+        folder: where images go to; of a folder itself its path.
+        change_ids, image_ids: in order; no image ids of a folder.
+        created_ns: when it was journaled, ns since 1970.
+    """
+
+    id: int
+    key: str
+    kind: ChangeKind
+    dataset_id: str
+    dataset_name: str
+    target_dataset_id: str | None
+    target_dataset_name: str
+    folder: str
+    change_ids: tuple[int, ...]
+    image_ids: tuple[str, ...]
+    created_ns: int
 
 
 class Fate(enum.Enum):

@@ -22,7 +22,7 @@ __all__ = [
     "read_database",
 ]
 
-VERSION = 1
+VERSION = 2
 """`PRAGMA user_version` of the tables below. Raise it with every change, and give UPGRADES the step."""
 
 _APPLICATION_ID = 0x50696374  # "Pict": tells our file from any other database
@@ -33,13 +33,39 @@ _CHECKPOINT_PAGES = 500
 
 _BUSY_TIMEOUT_S = 5.0  # only a foreign tool that reads the file can hold it; the state lock keeps us apart
 
-_TABLES = """
+_BATCHES = """CREATE TABLE batches (
+    -- One request for changes of one kind, in the journal before it is sent. Deleted with its answer.
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
+    key             TEXT NOT NULL,     -- Idempotency-Key; the service forgets it after 24 h
+    body            TEXT NOT NULL,     -- JSON object: the other fields of records.Batch
+    created_ns      INTEGER NOT NULL
+)"""
+
+_CHANGES = """CREATE TABLE changes (
+    -- What is to become of an image or a folder, in this order. Deleted when the service has answered.
+    id              INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind            TEXT NOT NULL
+                    CHECK (kind IN ('archive', 'restore', 'move', 'transfer', 'mkdir', 'rmdir')),
+    dataset_id      TEXT NOT NULL,
+    folder          TEXT NOT NULL,     -- the image's place, the service's form; of a folder its own path
+    filename        TEXT NOT NULL,     -- '' of a folder
+    path            TEXT NOT NULL,     -- what people call it
+    image_id        TEXT,              -- NULL of a folder
+    target_dataset_id TEXT,            -- where the image goes; NULL unless move or transfer
+    target_folder   TEXT,
+    image           TEXT,              -- JSON of api.models.Image as it was; NULL unless transfer
+    batch_id        INTEGER REFERENCES batches (id),  -- NULL before it is sent
+    CHECK ((image_id IS NULL) = (kind IN ('mkdir', 'rmdir'))),
+    CHECK ((target_folder IS NULL) = (kind NOT IN ('move', 'transfer')))
+)"""
+
+_TABLES = f"""
 CREATE TABLE registrations (
     -- One bulk-register request, durable before it is sent. Deleted with its last row's answer.
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
     key             TEXT NOT NULL,     -- Idempotency-Key; the service forgets it after 24 h
     dataset_id      TEXT NOT NULL,
-    body            TEXT NOT NULL,     -- JSON array, in order: {"upload_id", and the fields of NewImage}
+    body            TEXT NOT NULL,     -- JSON array, in order: upload_id and the fields of NewImage
     created_ns      INTEGER NOT NULL
 );
 CREATE TABLE uploads (
@@ -65,22 +91,16 @@ CREATE TABLE uploads (
     created_ns      INTEGER NOT NULL,
     registration_id INTEGER REFERENCES registrations (id),  -- NULL unless sending
     image           TEXT,              -- JSON of api.models.Image; NULL unless done
+    supersedes      TEXT,              -- JSON of the image, of another name or place, that this is a copy of:
+                                       -- hidden meanwhile, archived after this has landed; or NULL
     CHECK (registration_id IS NULL OR state = 'sending'),
     CHECK ((image IS NULL) = (state <> 'done')),
     CHECK (abandoned = 0 OR state IN ('sending', 'done'))
 );
 -- At most one row is shown at a place.
 CREATE UNIQUE INDEX uploads_by_place ON uploads (dataset_id, folder, filename) WHERE abandoned = 0;
-CREATE TABLE removals (
-    -- An image to be archived, or restored. Deleted when the service has answered.
-    id              INTEGER PRIMARY KEY AUTOINCREMENT,
-    image_id        TEXT NOT NULL UNIQUE,  -- the last wish counts
-    dataset_id      TEXT NOT NULL,
-    folder          TEXT NOT NULL,     -- its place, the service's form: nothing is uploaded there before
-    filename        TEXT NOT NULL,
-    path            TEXT NOT NULL,     -- what people call it
-    action          TEXT NOT NULL CHECK (action IN ('archive', 'restore'))
-);
+{_BATCHES};
+{_CHANGES};
 CREATE TABLE image_mtimes (
     -- Modification times of uploaded images and of folders; kept for good.
     image_id        TEXT PRIMARY KEY,
@@ -90,7 +110,20 @@ CREATE TABLE image_mtimes (
 
 Upgrade = Callable[[sqlite3.Connection], None]
 
-UPGRADES: Mapping[int, Upgrade] = {}
+
+def _to_2(database: sqlite3.Connection) -> None:
+    """Removals become changes, which know folders, moves and requests as well."""
+    database.execute(_BATCHES)
+    database.execute(_CHANGES)
+    database.execute(
+        "INSERT INTO changes (id, kind, dataset_id, folder, filename, path, image_id) "
+        "SELECT id, action, dataset_id, folder, filename, path, image_id FROM removals ORDER BY id"
+    )
+    database.execute("DROP TABLE removals")
+    database.execute("ALTER TABLE uploads ADD COLUMN supersedes TEXT")
+
+
+UPGRADES: Mapping[int, Upgrade] = {1: _to_2}
 """From version n to n + 1, by n; each runs in one transaction together with the new version number."""
 
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from PIL import Image as PillowImage
 
-from pictofs.api.models import BatchResult, Dataset, Directory, Image, Organization
+from pictofs.api.models import Dataset, Directory, Image, Organization
 from pictofs.cache.content import ContentCache
 from pictofs.cache.metadata import MetadataCache
+from pictofs.fs.overlay import overlay_of
 from pictofs.fs.rules import Policy
 from pictofs.fs.vfs import Vfs
 from pictofs.fs.view import Owner, View
@@ -23,6 +24,7 @@ from pictofs.transfer.download import Downloader
 from pictofs.transfer.journal import Journal, State, Upload
 from pictofs.transfer.lock import StateLock
 from pictofs.transfer.readahead import Readahead
+from pictofs.transfer.records import Change
 from pictofs.transfer.spool import Spool
 
 
@@ -67,33 +69,23 @@ class FakeService:
         self.rows.remove(gone)
         return gone
 
-    def create_directory(self, dataset_id: str, path: str) -> Directory:
-        self.calls.append(("mkdir", path))
-        self.folders.append(Directory(path, dataset_id, path.rpartition("/")[2], path))
-        return self.folders[-1]
-
     def rename_directory(self, dataset_id: str, path: str, new_name: str) -> Directory:
         raise AssertionError("no test renames a folder here")
 
-    def delete_directory(self, dataset_id: str, path: str) -> None:
-        self.calls.append(("rmdir", path))
-        self.folders = [f for f in self.folders if f.full_path != path]
 
-    def move(self, dataset_id: str, image_ids: list[str], path: str) -> BatchResult:
-        self.calls.append(("move", *image_ids, path))
-        return BatchResult(True, len(image_ids))
+class FakeChanges:
+    """Notes what is to change, in the journal; nothing is ever sent, and nobody waits."""
 
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
 
-class FakeArchive:
-    """Notes what is to be archived; done at once as far as `flush` is concerned."""
+    def add(self, changes: Sequence[Change]) -> list[int]:
+        return [change.id for change in self.journal.changes.add(changes)]
 
-    def __init__(self) -> None:
-        self.asked: list[str] = []
+    def wait(self, path: str, change_ids: Sequence[int], timeout_s: float) -> None:
+        pass
 
-    def add(self, image_id: str, dataset_id: str, path: str, *, folder: str, filename: str) -> None:
-        self.asked.append(image_id)
-
-    def flush(self, dataset_id: str, timeout_s: float) -> bool:
+    def settle(self, dataset_id: str, folder: str, timeout_s: float) -> bool:
         return True
 
 
@@ -102,12 +94,12 @@ class House:
 
     def __init__(self, folder: Path, policy: Policy) -> None:
         self.service = FakeService()
-        self.archive = FakeArchive()
         self.lock = StateLock(folder)
         self.lock.acquire()
         self.spool = Spool(folder / "spool", min_free_bytes=0)
         self.journal = Journal(folder / "journal.sqlite", self.spool, self.lock)
-        metadata = MetadataCache(self.service, ttl_s=60)
+        overlay = overlay_of(self.journal)
+        metadata = MetadataCache(self.service, ttl_s=60, hidden=self.journal.hidden, overlay=overlay)
         content = ContentCache(folder / "content", max_bytes=1 << 20)
         view = View(metadata, self.journal, Owner(1, 2, 0o022), probe_size=lambda image: None)
         downloader = Downloader(content, self._no_bytes, correct_size=metadata.correct_size, timeout_s=5)
@@ -120,7 +112,7 @@ class House:
             readahead=Readahead(downloader.fetch, lambda image: False, at_once=0, max_bytes=0),
             journal=self.journal,
             spool=self.spool,
-            archive=self.archive,
+            changes=FakeChanges(self.journal),
             remote=self.service,
             policy=policy,
         )
@@ -132,6 +124,13 @@ class House:
     def close(self) -> None:
         self.journal.close()
         self.lock.release()
+
+    def changes(self) -> list[tuple[object, ...]]:
+        """What is to change, oldest first."""
+        return [
+            (c.kind.value, c.image_id or c.folder, *([c.target_folder] if c.target_folder else []))
+            for c in self.journal.changes.all()
+        ]
 
     def names(self, path: str = "/photos") -> list[str]:
         return sorted(entry.name for entry in self.vfs.opendir(path).entries)
@@ -331,7 +330,7 @@ def test_unlink_of_a_pending_file_forgets_it_also_while_it_is_open(house: House)
 def test_unlink_of_an_image_archives_it(house: House) -> None:
     house.vfs.unlink("/photos/old.jpg")
     assert house.names() == ["a"]
-    assert house.archive.asked == ["i1"]
+    assert house.changes() == [("archive", "i1")]
 
 
 def test_rename_over_a_pending_file_replaces_it(house: House) -> None:
@@ -416,7 +415,7 @@ def test_a_file_that_lands_while_it_is_removed_is_archived(house: House) -> None
     assert house.names() == ["a", "old.jpg"]
     (done,) = house.journal.claims.settle(landed={row.id: Image("i2", "x.jpg", "d1", "/", 1)})
     house.journal.claims.finish([done.id])
-    assert [removal.image_id for removal in house.journal.removals()] == ["i2"]
+    assert house.changes() == [("archive", "i2")]
     assert house.names() == ["a", "old.jpg"]
 
 
@@ -428,7 +427,7 @@ def test_overwrite_keeps_the_old_image_until_the_new_one_is_safe(tmp_path: Path)
     house.vfs.release(handle)
     assert house.row("old.jpg").replaces_image_id == "i1"
     assert house.get("/photos/old.jpg") == jpeg(9)
-    assert house.archive.asked == []
+    assert house.changes() == []
     house.close()
 
 
@@ -439,7 +438,7 @@ def test_folders(house: House) -> None:
     refused(errno.ENOTEMPTY, house.vfs.rmdir, "/photos/b")
     house.vfs.unlink("/photos/b/x.jpg")
     house.vfs.rmdir("/photos/b")
-    assert house.service.calls == [("mkdir", "/b"), ("rmdir", "/b")]
+    assert house.changes() == []
     house.vfs.mkdir("/new")
     assert "new" in house.names("/")
     house.vfs.rmdir("/new")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transfer_fakes import DATASET, FakeClock, FakeService, Room
+from transfer_fakes import FakeClock, FakeService, Room
 
 from pictofs.api.errors import NetworkError
 from pictofs.transfer import crashpoints
@@ -108,7 +108,7 @@ class Story:
         self.service.after = lambda operation, arguments: None
         self.do(
             "remove gone",
-            lambda: room.archive.add("2", DATASET, "/gone.jpg", folder="/", filename="gone.jpg"),
+            lambda: room.archive("2", "/gone.jpg"),
         )
         room.pump()
         # The answer to f's registration is lost, and the service forgets the key: it has to be found out.

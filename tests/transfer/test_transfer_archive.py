@@ -1,8 +1,9 @@
-"""Removing images: batched, durable, undone when refused."""
+"""Removing images: batched, durable, undone when refused. How changes go together: test_transfer_changes."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,10 +18,12 @@ from pictofs.api.errors import (
     ValidationError,
 )
 from pictofs.api.models import BatchFailure, BatchResult
+from pictofs.transfer.changes import Became
+from pictofs.transfer.records import Batch, Change, ChangeKind
 
 
 def remove(room: Room, image_id: str, name: str, dataset_id: str = DATASET) -> None:
-    room.archive.add(image_id, dataset_id, f"/DS/{name}", folder="/", filename=name)
+    room.archive(image_id, f"/{name}", dataset_id)
 
 
 def test_what_comes_together_goes_together(room: Room, service: FakeService, clock: FakeClock) -> None:
@@ -33,17 +36,17 @@ def test_what_comes_together_goes_together(room: Room, service: FakeService, clo
     assert live_names(service) == {}
     assert service.requests == {"archive": 1}
     assert len(room.told) == 1000
-    assert room.journal.removals() == []
-    assert room.archive.hidden() == frozenset()
+    assert room.journal.changes.all() == []
+    assert room.journal.hidden() == frozenset()
 
 
 def test_it_waits_fifty_milliseconds_for_more_but_not_for_ever(room: Room, clock: FakeClock) -> None:
     remove(room, "1", "a.jpg")
-    assert room.archive.delay_s() == pytest.approx(0.05)
+    assert room.changes.delay_s() == pytest.approx(0.05)
     for number in range(60):
         clock.advance(0.04)
         remove(room, str(number + 2), f"{number}.jpg")
-        if room.archive.delay_s() == 0:
+        if room.changes.delay_s() == 0:
             break
     assert number in (49, 50)  # two seconds
 
@@ -62,18 +65,13 @@ def test_by_dataset(room: Room, service: FakeService) -> None:
 def test_at_most_ten_thousand_in_a_request(room: Room, service: FakeService) -> None:
     sizes: list[int] = []
 
-    def archive(dataset_id: str, image_ids: Any) -> BatchResult:
-        sizes.append(len(image_ids))
-        return BatchResult(True, len(image_ids))
+    def archive(batch: Batch) -> BatchResult:
+        sizes.append(len(batch.image_ids))
+        return BatchResult(True, len(batch.image_ids))
 
-    service.archive = archive  # type: ignore[method-assign]
-    with room.journal._core.ledger.transaction() as transaction:
-        from pictofs.transfer.records import Removal, RemovalAction
-
-        for number in range(10_001):
-            transaction.insert_removal(
-                Removal(0, str(number), DATASET, "/", f"{number}.jpg", "/x", RemovalAction.ARCHIVE)
-            )
+    service.change_images = archive  # type: ignore[method-assign]
+    wish = room.change
+    room.changes.add([wish(ChangeKind.ARCHIVE, f"/{number}.jpg", str(number)) for number in range(10_001)])
     room.pump()
     assert sizes == [10_000, 1]
 
@@ -89,23 +87,23 @@ def test_trouble_that_passes(room: Room, service: FakeService, trouble: Any) -> 
     room.restart()
     room.pump()
     assert live_names(service) == {}
-    assert room.told == [("archived", image_id)]
+    assert room.told == [("archive", image_id)]
 
 
 def test_one_refusal_of_many(room: Room, service: FakeService) -> None:
-    archive = service.archive
+    archive = service.change_images
 
-    def picky(dataset_id: str, image_ids: Any) -> BatchResult:
-        result = archive(dataset_id, [i for i in image_ids if i != "2"])
+    def picky(batch: Batch) -> BatchResult:
+        result = archive(replace(batch, image_ids=tuple(i for i in batch.image_ids if i != "2")))
         return BatchResult(True, result.processed, (BatchFailure("2", "it is locked"),))
 
-    service.archive = picky  # type: ignore[method-assign]
+    service.change_images = picky  # type: ignore[method-assign]
     for name in "abc":
         remove(room, service.add_image(f"{name}.jpg", b"x"), f"{name}.jpg")
     room.pump()
-    assert sorted(room.told) == [("archived", "1"), ("archived", "3"), ("refused", "/DS/b.jpg")]
-    assert [(p.path, p.reason) for p in room.archive.problems()] == [("/DS/b.jpg", "it is locked")]
-    assert room.journal.removals() == []
+    assert sorted(room.told) == [("archive", "1"), ("archive", "3"), ("refused", "/DS/b.jpg")]
+    assert [(p.path, p.reason) for p in room.changes.problems()] == [("/DS/b.jpg", "it is locked")]
+    assert room.journal.changes.all() == []
 
 
 def test_a_refused_request(room: Room, service: FakeService) -> None:
@@ -136,7 +134,7 @@ def test_gone_is_as_good_as_archived(room: Room, service: FakeService) -> None:
     remove(room, service.add_image("a.jpg", b"a"), "a.jpg")
     room.pump()
     assert live_names(service) == {}
-    assert {kind for kind, _ in room.told} == {"archived"}
+    assert {kind for kind, _ in room.told} == {"archive"}
 
 
 def test_a_dataset_that_is_gone_costs_two_requests(room: Room, service: FakeService) -> None:
@@ -151,20 +149,20 @@ def test_a_dataset_that_is_gone_costs_two_requests(room: Room, service: FakeServ
 def test_the_last_wish_for_an_image_counts(room: Room, service: FakeService) -> None:
     remove(room, "1", "a.jpg")
     remove(room, "1", "a.jpg")
-    assert len(room.journal.removals()) == 1
+    assert len(room.journal.changes.all()) == 1
 
 
 def test_flush(room: Room, service: FakeService) -> None:
-    assert room.archive.flush(DATASET, 0)
+    assert room.changes.settle(DATASET, "/", 0)
     image_id = service.add_image("a.jpg", b"a")
     remove(room, image_id, "a.jpg")
-    assert not room.archive.flush(DATASET, 0)
-    assert room.archive.flush("another", 0)
-    room.archive.start()
+    assert not room.changes.settle(DATASET, "/", 0)
+    assert room.changes.settle("another", "/", 0)
+    room.changes.start()
     try:
-        assert room.archive.flush(DATASET, 20)
+        assert room.changes.settle(DATASET, "/", 20)
     finally:
-        room.archive.stop()
+        room.changes.stop()
     assert live_names(service) == {}
 
 
@@ -174,17 +172,17 @@ def test_flush_waits_for_what_is_removed_in_flight(room: Room, service: FakeServ
     room.wait()
     room.dispatch()
     room.journal.remove(row.id)
-    assert not room.archive.flush(DATASET, 0)
+    assert not room.changes.settle(DATASET, "/", 0)
     room.pump()
-    assert room.archive.flush(DATASET, 0)
+    assert room.changes.settle(DATASET, "/", 0)
     assert service.total() == 0
 
 
 def test_a_drive_that_fails_to_listen_does_not_stop_it(room: Room, service: FakeService) -> None:
-    def break_down(dataset_id: str, image_id: str) -> None:
+    def break_down(change: Change, became: Became) -> None:
         raise RuntimeError("a bug")
 
-    room.archive._on_archived = break_down
+    room.changes._on_done = break_down
     remove(room, service.add_image("a.jpg", b"a"), "a.jpg")
     room.pump()
     assert live_names(service) == {}
@@ -194,18 +192,18 @@ def test_a_drive_that_fails_to_listen_does_not_stop_it(room: Room, service: Fake
 def test_the_thread(room: Room, service: FakeService, error: Exception) -> None:
     service.before = fail("archive", error)
     told = threading.Event()
-    room.archive._on_archived = lambda dataset_id, image_id: told.set()
-    room.archive.start()
+    room.changes._on_done = lambda change, became: told.set()
+    room.changes.start()
     try:
         remove(room, service.add_image("a.jpg", b"a"), "a.jpg")
         for _ in range(100):
             room.clock.advance(100)
-            room.archive._wake.set()
+            room.changes._wake.set()
             if told.wait(0.1):
                 break
         assert told.is_set()
     finally:
-        room.archive.stop()
+        room.changes.stop()
 
 
 def test_what_is_listed_is_not_taken_for_gone(room: Room, service: FakeService) -> None:

@@ -44,7 +44,7 @@ def resume(folder: Path) -> None:
         assert [row for row in room.journal.pending() if row.filename != ".t.jpg.x"] == []
         held = {row.spool_name for row in room.journal.pending()}
         assert set(room.spool.names()) == held
-        assert room.journal.removals() == []
+        assert room.journal.changes.all() == []
         contents = [row[0] for row in service._db.execute("SELECT bytes FROM images WHERE archived = 0")]
         assert len(set(contents)) == len(contents)
     finally:

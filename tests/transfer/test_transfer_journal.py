@@ -69,22 +69,22 @@ def test_everything_survives_a_restart(room: Room) -> None:
     room.add("b.tmp", b"b", state=State.HELD, reason="a working name")
     room.add("bild \N{SNOWMAN}.jpg", b"c", folder="/\N{SNOWMAN}", replaces_image_id="17")
     room.journal.set_image_mtime("17", 5)
-    room.archive.add("18", DATASET, "/DS/x", folder="/", filename="x")
-    before = room.journal.pending(), room.journal.image_mtimes(), room.journal.removals()
+    room.archive("18", "/x")
+    before = room.journal.pending(), room.journal.image_mtimes(), room.journal.changes.all()
     room.restart()
-    assert (room.journal.pending(), room.journal.image_mtimes(), room.journal.removals()) == before
+    assert (room.journal.pending(), room.journal.image_mtimes(), room.journal.changes.all()) == before
 
 
 def test_names_that_are_not_unicode_are_kept(room: Room) -> None:
     """JSON can carry lone surrogates; a hostile folder name must not break a copy into it."""
     folder = "/bad \udcff"
     row = room.add("a.jpg", b"a", folder=folder)
-    room.archive.add("5", DATASET, "/x\udc80", folder=folder, filename="\ud800.jpg")
+    room.archive("5", f"{folder}/\ud800.jpg")
     room.journal.set_image_mtime("folder:\udcff", 3)
-    removals = room.journal.removals()
+    removals = room.journal.changes.all()
     room.restart()
     assert room.journal.find(DATASET, folder, "a.jpg") == row
-    assert room.journal.removals() == removals
+    assert room.journal.changes.all() == removals
     assert room.journal.image_mtimes() == {"folder:\udcff": 3}
 
 
@@ -298,7 +298,7 @@ def test_claims_are_of_one_dataset_and_bounded(room: Room) -> None:
 
 def test_a_place_that_is_not_settled_is_not_claimed(room: Room, service: FakeService) -> None:
     image_id = service.add_image("a.jpg", b"old")
-    room.archive.add(image_id, DATASET, "/a.jpg", folder="/", filename="a.jpg")
+    room.archive(image_id, "/a.jpg")
     room.add("a.jpg", b"new")
     assert room.journal.claims.claim(9, 99) == []
     room.pump()
@@ -380,7 +380,7 @@ def test_a_refused_replacement_brings_the_old_image_back(room: Room, service: Fa
     room.pump()
     assert live_names(service) == {"/a.jpg": b"old"}
     assert room.states() == {"/a.jpg": "failed"}
-    assert ("restored", old) in room.told
+    assert ("restore", old) in room.told
 
 
 def test_an_old_image_that_may_not_be_archived(room: Room, service: FakeService) -> None:
@@ -468,7 +468,7 @@ def test_a_file_of_the_first_release_opens(folder: Path) -> None:
     assert (rows["/a.jpg"].mtime_ns, rows["/a.jpg"].width) == (3, 10)
     assert rows["/f/b.jpg"].errno == errno.EEXIST
     assert room.journal.image_mtimes() == {"77": 5}
-    assert [removal.image_id for removal in room.journal.removals()] == ["78"]
+    assert [removal.image_id for removal in room.journal.changes.all()] == ["78"]
     room.close()
     room.service.close()
 

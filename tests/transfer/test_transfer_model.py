@@ -93,7 +93,7 @@ class Life:
         if row is not None:
             self.room.journal.remove(row.id)
         elif (image_id := self.image_id(name)) is not None:
-            self.room.archive.add(image_id, DATASET, f"/{name}", folder="/", filename=name)
+            self.room.archive(image_id, f"/{name}")
         else:
             return
         if "/" + name in self.seen:
@@ -187,7 +187,7 @@ class Life:
             data.removeprefix(b"png of ") for data in self.given_up
         }
         assert sorted(self.room.spool.names()) == sorted(row.spool_name for row in rows.values())
-        assert self.room.journal.removals() == []
+        assert self.room.journal.changes.all() == []
 
 
 @pytest.mark.parametrize("seed", range(60))

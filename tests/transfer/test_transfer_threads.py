@@ -31,10 +31,10 @@ def live_room(folder: Path) -> Iterator[Room]:
     service = FakeService(folder / "service.sqlite")
     room = Room(folder / "state", service, RealTime())  # type: ignore[arg-type]
     room.uploader.start()
-    room.archive.start()
+    room.changes.start()
     yield room
     room.uploader.stop()
-    room.archive.stop()
+    room.changes.stop()
     room.close()
     service.close()
     assert [t.name for t in threading.enumerate() if t.name.startswith("pictofs-")] == []
@@ -139,9 +139,9 @@ def test_stopping_in_the_middle_and_going_on(live_room: Room) -> None:
     for number in range(100):
         live_room.add(f"{number}.jpg", b"%d" % number)
     live_room.uploader.stop()
-    live_room.archive.stop()
+    live_room.changes.stop()
     live_room.restart()
     live_room.uploader.start()
-    live_room.archive.start()
+    live_room.changes.start()
     assert live_room.uploader.drain(WAIT_S)
     assert len(live_names(live_room.service)) == live_room.service.total() == 100

@@ -426,9 +426,9 @@ def test_the_rate_limit_stops_everything_for_as_long_as_it_says(
     room.dispatch()
     room.add("b.jpg", b"b")
     start_s = clock.now_s
-    room.archive.add("999", DATASET, "/x.jpg", folder="/", filename="x.jpg")
+    room.archive("999", "/x.jpg")
     assert (room.uploader.sender.delay_s() or 0) > 890
-    assert (room.archive.delay_s() or 0) > 890
+    assert (room.changes.delay_s() or 0) > 890
     status = room.uploader.status()
     assert status.waiting is not None
     assert "requests are spent" in status.waiting.reason

@@ -21,14 +21,22 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pictofs.api.errors import ConflictError, NetworkError, NotFoundError, StorageError, ValidationError
-from pictofs.api.models import BatchFailure, BatchResult, Image, NewImage, RegisterResult, UploadFailure
+from pictofs.api.models import (
+    BatchFailure,
+    BatchResult,
+    Directory,
+    Image,
+    NewImage,
+    RegisterResult,
+    UploadFailure,
+)
 from pictofs.fs.errnos import errno_of
 from pictofs.imagefile import content_type_for
-from pictofs.transfer.archive import ArchiveQueue
+from pictofs.transfer.changes import Became, ChangeQueue
 from pictofs.transfer.journal import Journal, NewUpload, State, Upload
 from pictofs.transfer.lock import StateLock
 from pictofs.transfer.pacing import Backoff, Clock
-from pictofs.transfer.records import server_path
+from pictofs.transfer.records import Batch, Change, ChangeKind, server_path
 from pictofs.transfer.spool import Spool
 from pictofs.transfer.upload import Uploader
 
@@ -51,7 +59,7 @@ Trouble = Callable[[str, Any], None]
 
 
 class FakeService:
-    """The remote of uploader and archive queue.
+    """The remote of uploader and change queue.
 
     Attributes:
         before: called with (operation, its arguments) before it has an effect; raise to refuse.
@@ -70,6 +78,7 @@ class FakeService:
             CREATE UNIQUE INDEX IF NOT EXISTS live ON images (dataset, folder, filename) WHERE archived = 0;
             CREATE TABLE IF NOT EXISTS staged (url PRIMARY KEY, bytes BLOB);
             CREATE TABLE IF NOT EXISTS answers (key PRIMARY KEY, body, answer);
+            CREATE TABLE IF NOT EXISTS folders (dataset, path, PRIMARY KEY (dataset, path));
             """
         )
         self._lock = threading.RLock()
@@ -80,6 +89,8 @@ class FakeService:
         self.requests: Counter[str] = Counter()
         self.sanitise: Callable[[str], str] = lambda filename: filename
         self.gone_datasets: set[str] = set()
+        self.names: dict[str, str] = {}
+        self._known_names: dict[str, str] = {}
 
     def close(self) -> None:
         self._db.close()
@@ -159,21 +170,117 @@ class FakeService:
                 raise NotFoundError("None of the images is in the dataset.", status=404)
             return BatchResult(True, len(image_ids) - len(failed), tuple(failed))
 
-    def restore(self, dataset_id: str, image_ids: Sequence[str]) -> BatchResult:
-        with self._api("restore", (dataset_id, image_ids)):
-            failed = []
-            for image_id in image_ids:
+    def dataset_name(self, dataset_id: str, *, anew: bool = False) -> str:
+        """A dataset is called as its id says, but for `names`."""
+        if anew:
+            with self._api("name", dataset_id):
+                self._check_dataset(dataset_id)
+                self._known_names[dataset_id] = self.names.get(dataset_id, dataset_id)
+        return self._known_names.setdefault(dataset_id, self.names.get(dataset_id, dataset_id))
+
+    def change_images(self, batch: Batch) -> BatchResult:
+        ids = batch.image_ids
+        body = json.dumps(
+            [batch.kind.value, batch.dataset_name, batch.target_dataset_name, batch.folder, ids]
+        )
+        with self._api(batch.kind.value, (batch.dataset_id, ids)):
+            known = self._db.execute(
+                "SELECT body, answer FROM answers WHERE key = ?", (batch.key,)
+            ).fetchone()
+            if known is not None:
+                assert known[0] == body, "an idempotency key with another body"
+                return BatchResult.from_json(json.loads(known[1]))
+            assert 0 < len(ids) <= 10_000
+            for dataset_id, name in (
+                (batch.dataset_id, batch.dataset_name),
+                (batch.target_dataset_id, batch.target_dataset_name),
+            ):
+                if dataset_id is not None and name:
+                    self._check_dataset(dataset_id)
+                    if self.names.get(dataset_id, dataset_id) != name:
+                        raise NotFoundError("Dataset not found.", status=404)
+            self._db.execute("BEGIN")
+            failed: list[BatchFailure] = []
+            renamed = 0
+            for image_id in ids:
+                row = self._db.execute(
+                    "SELECT * FROM images WHERE id = ? AND dataset = ?", (image_id, batch.dataset_id)
+                ).fetchone()
+                if row is None:
+                    failed.append(BatchFailure(image_id, "Image not found in the dataset."))
+                    continue
                 try:
-                    self._db.execute("UPDATE images SET archived = 0 WHERE id = ?", (image_id,))
+                    renamed += self._change(batch, row)
                 except sqlite3.IntegrityError:
                     failed.append(BatchFailure(image_id, "An image of this name already exists."))
-            return BatchResult(True, len(image_ids) - len(failed), tuple(failed))
+            if [failure.id for failure in failed if "not found" in failure.reason] == list(ids):
+                raise NotFoundError("None of the images is in the dataset.", status=404)
+            answer = {
+                "success": True,
+                "processed": len(ids) - len(failed),
+                "failed": [dataclasses.asdict(failure) for failure in failed],
+                "renamed": renamed,
+            }
+            self._db.execute("INSERT INTO answers VALUES (?, ?, ?)", (batch.key, body, json.dumps(answer)))
+            self._db.execute("COMMIT")
+            return BatchResult.from_json(answer)
+
+    def _change(self, batch: Batch, row: Sequence[Any]) -> int:
+        """Whether an image had to take another name."""
+        number, dataset_id, folder, filename, data = row[:5]
+        if batch.kind in (ChangeKind.ARCHIVE, ChangeKind.RESTORE):
+            archived = batch.kind is ChangeKind.ARCHIVE
+            self._db.execute("UPDATE images SET archived = ? WHERE id = ?", (archived, number))
+            return 0
+        target = (batch.target_dataset_id, batch.folder)
+        if batch.kind is ChangeKind.MOVE and target == (dataset_id, folder):
+            return 0
+        name, count = filename, 0
+        taken = "SELECT 1 FROM images WHERE archived = 0 AND dataset = ? AND folder = ? AND filename = ?"
+        while self._db.execute(taken, (*target, name)).fetchone():
+            count += 1
+            path = PurePosixPath(filename)
+            name = f"{path.stem}-{count}{path.suffix}"
+        if batch.kind is ChangeKind.MOVE:
+            self._db.execute(
+                "UPDATE images SET folder = ?, filename = ? WHERE id = ?", (batch.folder, name, number)
+            )
+        else:
+            self._db.execute(
+                "INSERT INTO images (dataset, folder, filename, bytes, created) VALUES (?, ?, ?, ?, ?)",
+                (*target, name, data, self._clock.now_s),
+            )
+        self._ensure(*target)
+        return int(name != filename)
+
+    def create_directory(self, dataset_id: str, path: str) -> Directory:
+        with self._api("mkdir", (dataset_id, path)):
+            self._check_dataset(dataset_id)
+            self._ensure(dataset_id, path)
+            return Directory(f"{dataset_id}{path}", dataset_id, path.rpartition("/")[2], path)
+
+    def delete_directory(self, dataset_id: str, path: str) -> None:
+        with self._api("rmdir", (dataset_id, path)):
+            self._check_dataset(dataset_id)
+            if path not in self.folders(dataset_id):
+                raise NotFoundError("Directory not found.", status=404)
+            inside = [p for p in self.folders(dataset_id) if p.startswith(path + "/")]
+            inside += [p for d, p in self.live() if d == dataset_id and p.startswith(path + "/")]
+            if inside:
+                raise ValidationError(f"Directory {path!r} is not empty.", status=400)
+            self._db.execute("DELETE FROM folders WHERE dataset = ? AND path = ?", (dataset_id, path))
+
+    def _ensure(self, dataset_id: str, path: str) -> None:
+        while path != "/":
+            self._db.execute("INSERT OR IGNORE INTO folders VALUES (?, ?)", (dataset_id, path))
+            path = path.rpartition("/")[0] or "/"
 
     # What another client does or sees
 
     def add_image(self, filename: str, data: bytes, *, folder: str = "/", dataset_id: str = DATASET) -> str:
         """Raises sqlite3.IntegrityError when the name is taken."""
         with self._lock:
+            self._ensure(dataset_id, folder)
             number = self._db.execute(
                 "INSERT INTO images (dataset, folder, filename, bytes, created) VALUES (?, ?, ?, ?, ?)",
                 (dataset_id, folder, filename, data, self._clock.now_s),
@@ -184,6 +291,11 @@ class FakeService:
         """(dataset, path) → bytes of every image that is not archived; names are unique by the index."""
         rows = self._db.execute("SELECT dataset, folder, filename, bytes FROM images WHERE archived = 0")
         return {(row[0], server_path(row[1], row[2])): row[3] for row in rows}
+
+    def folders(self, dataset_id: str = DATASET) -> set[str]:
+        """The paths of a dataset's folders."""
+        rows = self._db.execute("SELECT path FROM folders WHERE dataset = ?", (dataset_id,))
+        return {row[0] for row in rows}
 
     def archived(self) -> list[str]:
         """File names of archived images."""
@@ -238,6 +350,7 @@ class FakeService:
         self._db.execute("DELETE FROM staged WHERE url = ?", (url,))
         if filename.endswith(".heic"):
             data = b"png of " + data
+        self._ensure(dataset_id, new.directory_path)
         number = self._db.execute(
             "INSERT INTO images (dataset, folder, filename, bytes, created) VALUES (?, ?, ?, ?, ?)",
             (*place, data, self._clock.now_s),
@@ -268,7 +381,7 @@ def _read_answer(text: str) -> RegisterResult:
 
 
 class Room:
-    """Spool, journal, uploader and archive queue over one state folder and one service, driven without
+    """Spool, journal, uploader and change queue over one state folder and one service, driven without
     threads."""
 
     def __init__(self, folder: Path, service: FakeService, clock: FakeClock, *, seed: int = 0) -> None:
@@ -296,15 +409,20 @@ class Room:
             clock=self.clock.clock,
             backoff=Backoff(uniform=random.Random(self.seed).uniform),
         )
-        self.archive = ArchiveQueue(
+        self.changes = ChangeQueue(
             self.journal,
             self.service,
             api=self.uploader.api,
-            on_archived=lambda dataset_id, image_id: self.told.append(("archived", image_id)),
-            on_refused=lambda dataset_id, path, reason: self.told.append(("refused", path)),
-            on_restored=lambda dataset_id, image_id: self.told.append(("restored", image_id)),
+            errno_of=errno_of,
+            on_done=self._done,
+            on_refused=lambda change, reason: self.told.append(("refused", change.path)),
             clock=self.clock.clock,
+            backoff=Backoff(uniform=random.Random(self.seed).uniform),
         )
+
+    def _done(self, change: Change, became: Became) -> None:
+        assert self.journal.changes.all() != [], "told after the change was gone"
+        self.told.append((change.kind.value, change.image_id or change.folder))
 
     def close(self) -> None:
         """End at once, between any two steps."""
@@ -334,6 +452,33 @@ class Room:
 
     def add(self, filename: str, data: bytes, **fields: Any) -> Upload:
         return self.journal.add(self.new(filename, data, **fields))
+
+    def archive(self, image_id: str, path: str, dataset_id: str = DATASET) -> list[int]:
+        return self.changes.add([self.change(ChangeKind.ARCHIVE, path, image_id, dataset_id)])
+
+    def change(
+        self,
+        kind: ChangeKind,
+        path: str,
+        image_id: str | None = None,
+        dataset_id: str = DATASET,
+        **fields: Any,
+    ) -> Change:
+        """A change of an image, or of a folder when there is no id."""
+        folder, _, filename = path.rpartition("/")
+        place = (folder or "/", filename) if image_id is not None else (path, "")
+        return Change(0, kind, dataset_id, *place, f"/DS{path}", image_id, **fields)
+
+    def move(self, image_id: str, path: str, target: str) -> list[int]:
+        """Within the usual dataset."""
+        where = {"target_dataset_id": DATASET, "target_folder": target}
+        return self.changes.add([self.change(ChangeKind.MOVE, path, image_id, **where)])
+
+    def transfer(self, image_id: str, path: str, dataset_id: str, target: str = "/") -> list[int]:
+        """From the usual dataset to another."""
+        (image,) = self.service.find(DATASET, path.rpartition("/")[0] or "/", path.rpartition("/")[2])
+        where = {"target_dataset_id": dataset_id, "target_folder": target, "image": image}
+        return self.changes.add([self.change(ChangeKind.TRANSFER, path, image_id, **where)])
 
     def rename(self, upload_id: int, filename: str, **fields: Any) -> Upload:
         fields = {
@@ -370,9 +515,9 @@ class Room:
         return True
 
     def remove(self) -> bool:
-        if self.archive.delay_s() != 0:
+        if self.changes.delay_s() != 0:
             return False
-        self.archive.step()
+        self.changes.step()
         return True
 
     def wait(self) -> bool:
@@ -380,7 +525,7 @@ class Room:
         sender, registrar = self.uploader.sender, self.uploader.registrar
         delays = [
             d
-            for d in (sender.delay_s(), sender.take_delay_s(), registrar.delay_s(), self.archive.delay_s())
+            for d in (sender.delay_s(), sender.take_delay_s(), registrar.delay_s(), self.changes.delay_s())
             if d is not None
         ]
         if not delays:

@@ -1,0 +1,48 @@
+"""What changes that the service has not made yet mean for the tree that is shown.
+
+Used when a change is wished, on the tree that is known, and for each listing that is fetched while it is
+pending; both times it may have been made there already, so each is harmless to repeat.
+
+Lock order: the journal's lock only; a tree is guarded by whoever calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pictofs.cache.tree import Tree
+from pictofs.transfer.journal import Journal
+from pictofs.transfer.records import Change, ChangeKind
+
+__all__ = ["apply", "overlay_of"]
+
+
+def overlay_of(journal: Journal) -> Callable[[str, Tree], None]:
+    """For `MetadataCache`: shows a dataset's tree as it will be."""
+
+    def overlay(dataset_id: str, tree: Tree) -> None:
+        for change in journal.changes.of_dataset(dataset_id):
+            apply(change, dataset_id, tree)
+
+    return overlay
+
+
+def apply(change: Change, dataset_id: str, tree: Tree) -> None:
+    """Make a change in the tree of a dataset that it concerns."""
+    if change.kind is ChangeKind.MKDIR:
+        tree.add_folder(change.folder)
+    elif change.kind is ChangeKind.RMDIR:
+        tree.remove_folder(change.folder)
+    elif change.image_id is not None and change.kind is ChangeKind.ARCHIVE:
+        tree.discard(change.image_id)
+    elif change.image_id is not None and change.kind is ChangeKind.MOVE and change.target_folder is not None:
+        image = tree.image(change.image_id)
+        if image is not None and image.directory_path != change.target_folder:
+            tree.add(replace(image, directory_path=change.target_folder))
+    elif change.kind is ChangeKind.TRANSFER and change.image is not None and change.target_folder is not None:
+        if dataset_id == change.target_dataset_id:
+            # Under the id of its source, from which it is read until the copy is there.
+            tree.add(replace(change.image, dataset_id=dataset_id, directory_path=change.target_folder))
+        if dataset_id == change.dataset_id:
+            tree.discard(change.image.id)
