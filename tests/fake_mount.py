@@ -66,6 +66,8 @@ class FakeMount:
             path_of=path_of,
             being_written=lambda: 0,
             removals=lambda: 0,
+            changes=lambda: 0,
+            refused=lambda: [],
             refresh=lambda path: self.asked.append(("refresh", path)),
             archive=self,
             traits=lambda: Traits(False, False, ("frozen",), None, None),

@@ -98,6 +98,8 @@ def _facts(report: StatusReport, now_s: float) -> list[_Fact]:
         facts.append(_Fact("landed", f"{_tally(uploads.landed)} since the mount"))
     if uploads.removals:
         facts.append(_Fact("removing", show_count(uploads.removals, "image")))
+    if uploads.changes:
+        facts.append(_Fact("changing", show_count(uploads.changes, "image or folder", "images or folders")))
     if uploads.waiting:
         facts.append(_Fact("waiting", waiting_text(uploads, now_s)))
     facts += [
@@ -150,9 +152,10 @@ def _budget(budget: Budget, now_s: float) -> list[str]:
 
 def _problem_lines(report: StatusReport) -> list[tuple[str, str]]:
     """State and text of each line about what needs a person."""
+    lines = [*_refusal_lines(report)]
     if not report.problems:
-        return []
-    lines = [("", "")]
+        return lines
+    lines.append(("", ""))
     for problem in report.problems[:_SHOWN_PROBLEMS]:
         lines.append((problem.state, f"{problem.state} #{problem.id} {printable(problem.path)}"))
         lines.append(("", f"    {printable(problem.reason)}"))
@@ -160,6 +163,15 @@ def _problem_lines(report: StatusReport) -> list[tuple[str, str]]:
     if more:
         lines.append(("", f"… and {more:,} more: `pictofs uploads list`"))
     lines.append(("", "To resolve: rename the file, or `pictofs uploads retry`, `discard` or `export`."))
+    return lines
+
+
+def _refusal_lines(report: StatusReport) -> list[tuple[str, str]]:
+    """What the server refused of late, and why."""
+    lines = [("", "")] if report.refused else []
+    for refused in report.refused[-_SHOWN_PROBLEMS:]:
+        lines.append(("failed", f"refused: {refused.kind} {printable(refused.path)}"))
+        lines.append(("", f"    {printable(refused.reason)}"))
     return lines
 
 

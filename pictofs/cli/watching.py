@@ -88,7 +88,7 @@ def _pause(duration_s: float) -> None:
 
 
 def _is_settled(report: StatusReport) -> bool:
-    return not report.uploads.under_way.files and not report.uploads.removals
+    return not report.uploads.under_way.files and not report.uploads.untold
 
 
 def _until(

@@ -31,7 +31,17 @@ from pictofs.api.budget import Reason, because
 from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
 from pictofs.mount.plan import Traits
-from pictofs.mount.status import NOTHING, Budget, Cache, JournalView, StatusReport, Tally, Waiting, collect
+from pictofs.mount.status import (
+    NOTHING,
+    Budget,
+    Cache,
+    JournalView,
+    Refused,
+    StatusReport,
+    Tally,
+    Waiting,
+    collect,
+)
 from pictofs.mount.uploads import Selection, UploadDesk
 from pictofs.transfer.records import Upload
 
@@ -96,6 +106,8 @@ class Parts:
         progress: the uploader's state.
         being_written: files open for writing.
         removals: images still to be archived on the server.
+        changes: other changes that the server has still to be told of.
+        refused: those that it refused of late.
         refresh: drop what is known below a path, so that the next look asks the server.
         archive: what is archived, and deleting for good.
         traits: what a plan must know.
@@ -113,6 +125,8 @@ class Parts:
     path_of: Callable[[Upload], str]
     being_written: Callable[[], int]
     removals: Callable[[], int]
+    changes: Callable[[], int]
+    refused: Callable[[], Sequence[Refused]]
     refresh: Callable[[str], None]
     archive: ArchiveView
     traits: Callable[[], Traits]
@@ -128,6 +142,8 @@ def report(parts: Parts) -> StatusReport:
         account=parts.record.account,
         path_of=parts.path_of,
         removals=parts.removals(),
+        changes=parts.changes(),
+        refused=parts.refused(),
         being_written=parts.being_written(),
         landed=progress.landed,
         rate_bytes_per_s=progress.rate_bytes_per_s,

@@ -44,7 +44,7 @@ from pictofs.mount.handlers import Parts, Progress, build_handlers
 from pictofs.mount.plan import Traits
 from pictofs.mount.problems import MountError, sentence
 from pictofs.mount.remote import DatasetNames, Queue, Service
-from pictofs.mount.status import Tally, Waiting
+from pictofs.mount.status import Refused, Tally, Waiting
 from pictofs.mount.uploads import UploadDesk
 from pictofs.settings import MountSettings
 from pictofs.transfer.changes import ChangeQueue
@@ -322,7 +322,9 @@ class _Mount:
                 cache=self._content,
                 path_of=self._path_of,
                 being_written=self.vfs.being_written,
-                removals=lambda: len(self._journal.changes),
+                removals=self._journal.changes.removals,
+                changes=lambda: len(self._journal.changes) - self._journal.changes.removals(),
+                refused=lambda: [Refused(p.path, p.kind.value, p.reason) for p in self._changes.problems()],
                 refresh=self.vfs.refresh,
                 archive=self._archive_desk,
                 traits=self._traits,

@@ -16,7 +16,7 @@ from pictofs.mount.uploads import UploadDesk, UploadRow, list_rows
 from pictofs.transfer.journal import Journal
 from pictofs.transfer.ledger import Ledger
 from pictofs.transfer.lock import StateLock, StateLockedError
-from pictofs.transfer.records import State, Tally, Upload
+from pictofs.transfer.records import ChangeKind, State, Tally, Upload
 from pictofs.transfer.schema import JournalError
 from pictofs.transfer.spool import Spool
 
@@ -36,7 +36,8 @@ class _Look:
             with contextlib.closing(Ledger(path, read_only=True)) as ledger, ledger.changed:
                 self._counts = ledger.mirror.counts()
                 self._rows = list(ledger.mirror.shown())
-                self.removals = len(ledger.mirror.changes)
+                self.removals = ledger.mirror.changes.count(ChangeKind.ARCHIVE)
+                self.changes = len(ledger.mirror.changes) - self.removals
         except (OSError, JournalError) as error:
             raise OfflineError(str(error)) from None
 
@@ -55,7 +56,13 @@ def read_report(folder: Path) -> StatusReport:
     """
     look = _Look(folder / accounts.JOURNAL_NAME)
     note = accounts.read_note(folder)
-    return collect(look, account=note.label, path_of=accounts.path_of(note), removals=look.removals)
+    return collect(
+        look,
+        account=note.label,
+        path_of=accounts.path_of(note),
+        removals=look.removals,
+        changes=look.changes,
+    )
 
 
 def read_rows(folder: Path) -> list[UploadRow]:

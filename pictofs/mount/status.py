@@ -8,10 +8,12 @@
     safe            true when everything that was closed is on the server
     mounted, mountpoint, account, pid, started_s
     uploads         being_written (files open for writing), held, queued, sending, failed, landed (since the
-                    mount), removals (images still to be archived): {"files", "bytes"} or a number;
+                    mount), removals (images still to be archived), changes (moves, folders and restored
+                    images still to be told to the server): {"files", "bytes"} or a number;
                     rate_bytes_per_s, left_s; waiting: {"reason", "since_s", "until_s"} or null
     problems        what is held or failed: [{"id", "path", "state", "reason", "size_bytes"}], the first
                     MAX_PROBLEMS of problems_total
+    refused         changes that the server refused since the mount, the latest: [{"path", "kind", "reason"}]
     budget          {"used", "limit", "remaining", "reset_s", "by_route", "by_reason", "pause_s"} or null
     cache           {"used_bytes", "limit_bytes"} or null
 
@@ -82,6 +84,15 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """A change that the server refused; what it was about is shown as it is there. `kind`: ChangeKind."""
+
+    path: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Uploads:
     being_written: int = 0
     held: Tally = NOTHING
@@ -90,6 +101,7 @@ class Uploads:
     failed: Tally = NOTHING
     landed: Tally = NOTHING
     removals: int = 0
+    changes: int = 0
     rate_bytes_per_s: float | None = None
     left_s: float | None = None
     waiting: Waiting | None = None
@@ -98,6 +110,11 @@ class Uploads:
     def under_way(self) -> Tally:
         """What goes up by itself."""
         return self.queued + self.sending
+
+    @property
+    def untold(self) -> int:
+        """Changes of what is on the server that it has still to be told of."""
+        return self.removals + self.changes
 
     @property
     def stuck(self) -> int:
@@ -135,13 +152,14 @@ class StatusReport:
     uploads: Uploads = Uploads()
     problems: tuple[Problem, ...] = ()
     problems_total: int = 0
+    refused: tuple[Refused, ...] = ()
     budget: Budget | None = None
     cache: Cache | None = None
 
     @property
     def safe(self) -> bool:
         """Whether everything that was closed is on the server."""
-        return not self.uploads.under_way.files and not self.uploads.stuck and not self.uploads.removals
+        return not self.uploads.under_way.files and not self.uploads.stuck and not self.uploads.untold
 
     def headline(self, now_s: float) -> str:
         """The state in one sentence; what a person must do comes first."""
@@ -165,8 +183,9 @@ class StatusReport:
             if uploads.waiting:
                 return f"{what} {verb} safely on this disk: {uploads.waiting.describe(now_s)}."
             return f"{what} going up, safe on this disk until then."
-        if uploads.removals:
-            return f"{show_count(uploads.removals, 'removal')} still to be told to the server."
+        if uploads.untold:
+            word = "change" if uploads.changes else "removal"
+            return f"{show_count(uploads.untold, word)} still to be told to the server."
         if uploads.being_written:
             files = show_count(uploads.being_written, "file")
             return f"Everything closed is on the server; {files} being written."
@@ -198,6 +217,7 @@ class StatusReport:
                     **data,
                     "uploads": _read(Uploads, uploads),
                     "problems": tuple(_read(Problem, item) for item in data["problems"]),
+                    "refused": tuple(_read(Refused, item) for item in data.get("refused", ())),
                     "budget": _read_optional(Budget, data.get("budget")),
                     "cache": _read_optional(Cache, data.get("cache")),
                 },
@@ -229,6 +249,8 @@ def collect(
     account: str,
     path_of: Callable[[Upload], str],
     removals: int = 0,
+    changes: int = 0,
+    refused: Sequence[Refused] = (),
     being_written: int = 0,
     landed: Tally = NOTHING,
     rate_bytes_per_s: float | None = None,
@@ -266,9 +288,10 @@ def collect(
             failed=tally[State.FAILED],
             landed=landed,
             removals=removals,
+            changes=changes,
             rate_bytes_per_s=moving,
             left_s=going.bytes / moving if moving else None,
-            waiting=waiting if going.files or removals else None,
+            waiting=waiting if going.files or removals or changes else None,
         ),
         problems=tuple(
             Problem(
@@ -281,6 +304,7 @@ def collect(
             for upload in stuck[:MAX_PROBLEMS]
         ),
         problems_total=len(stuck),
+        refused=tuple(refused),
         budget=budget,
         cache=cache,
     )

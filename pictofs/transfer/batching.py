@@ -41,12 +41,11 @@ class Outlook:
     moving_folders: Collection[Folder]
 
 
-def next_batch(outlook: Outlook, resting: Collection[int] = (), *, most: int = BATCH_IDS) -> list[Change]:
+def next_batch(outlook: Outlook, resting: Collection[int] = ()) -> list[Change]:
     """The changes of the next request; empty when each waits for something.
 
     Args:
         resting: ids of changes to leave alone, unless a folder that is to be made is needed by an image.
-        most: how many at most.
     """
     landing = {(d, above) for d, folder in outlook.folders_in_flight for above in ancestors(folder)}
     making = {(d, above) for d, folder in outlook.moving_folders for above in ancestors(folder)}
@@ -69,7 +68,7 @@ def next_batch(outlook: Outlook, resting: Collection[int] = (), *, most: int = B
             if not waits(change):
                 if not batch or (_group(change) == _group(batch[0]) and change.kind not in _FOLDER_KINDS):
                     batch.append(change)
-                    if len(batch) == most:
+                    if len(batch) == BATCH_IDS:
                         break
                     continue
             elif change.kind is ChangeKind.MKDIR:

@@ -73,6 +73,10 @@ class ChangeLog:
     def __len__(self) -> int:
         return len(self._core.mirror.changes)
 
+    def removals(self) -> int:
+        """How many of them archive images."""
+        return self._core.mirror.changes.count(ChangeKind.ARCHIVE)
+
     def all(self) -> list[Change]:
         """All of them, oldest first."""
         with self._core.changed:

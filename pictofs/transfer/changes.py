@@ -125,7 +125,7 @@ class ChangeQueue:
         self._cases = {batch.id: _Case(batch, tries=1) for batch in journal.changes.batches()}
         self._refusals: OrderedDict[int, tuple[int, str]] = OrderedDict()
         self._problems: deque[ChangeProblem] = deque(maxlen=_PROBLEMS)
-        self._most_ids = BATCH_IDS
+        self._batch_ids: dict[int, int] = {}  # changes that may only be in small requests, see _SPLIT
         self._rest_until_s = 0.0
         self._stalled: tuple[int, bool] | None = None  # journal version and urgency when everything waited
         self._planned_s = 0.0  # when that was
@@ -225,27 +225,29 @@ class ChangeQueue:
         """Send one request: again one that was not answered, else the next batch."""
         now_s = self._clock.monotonic_s()
         due = [case for case in self._cases.values() if case.due_s <= now_s]
+        case = min(due, key=lambda case: (case.server_errors, case.due_s), default=None)
         try:
-            if due:
-                self._pursue(min(due, key=lambda case: case.due_s))
-            else:
-                self._send_next(now_s)
+            # One that the server fails on again and again must not be what all others wait for.
+            others_first = case is None or case.server_errors >= _SERVER_ERRORS
+            if not (others_first and self._send_next(now_s)) and case is not None:
+                self._pursue(case)
         except PictographError as error:
             report(self._api, error)
         except OSError as error:
             report_journal(error)
             self._rest(JOURNAL_TROUBLE_S)
 
-    def _send_next(self, now_s: float) -> None:
+    def _send_next(self, now_s: float) -> bool:
+        """Send the next batch; whether there was one."""
         version, urgent = self._journal.version, self._log.arrivals()[2]
         self._log.collected()
         resting = self._log.resting(_MKDIR_REST_S)
-        changes = next_batch(self._log.outlook(), resting, most=self._most_ids)
+        changes = self._few(next_batch(self._log.outlook(), resting))
         if not changes:
             self._stalled = (version, urgent)
             self._planned_s = now_s
             self._rested_s = [now_s + min(resting.values())] if resting else []
-            return
+            return False
         self._stalled = None
         for answer in isolate(changes, self._send_new, blames=_blames):
             if answer.error is None:
@@ -258,6 +260,16 @@ class ChangeQueue:
                 self._settle({}, dict.fromkeys((c.id for c in answer.items), (number, reason)), answer.items)
             elif is_final(answer.error):
                 self._rest(_UNDECIDED_S)
+        return True
+
+    def _few(self, changes: list[Change]) -> list[Change]:
+        """As many of them as may be in one request."""
+        limit = BATCH_IDS
+        for count, change in enumerate(changes):
+            limit = min(limit, self._batch_ids.get(change.id, BATCH_IDS))
+            if count >= limit:
+                return changes[:count]
+        return changes
 
     def _send_new(self, changes: Sequence[Change]) -> bool:
         """Journal one request, send it, and record its answer. Raises what the service raised; after a
@@ -375,7 +387,8 @@ class ChangeQueue:
             case.server_errors += 1
             if case.server_errors % _SERVER_ERRORS == 0 and len(case.batch.image_ids) > 1:
                 # Perhaps it fails on one of these images.
-                self._most_ids = max(1, len(case.batch.image_ids) // _SPLIT)
+                few = max(1, len(case.batch.image_ids) // _SPLIT)
+                self._batch_ids.update(dict.fromkeys(case.batch.change_ids, few))
                 self._find_out(case, self._log.members(case.batch))
 
     def _find_out(self, case: _Case, changes: Sequence[Change]) -> None:
@@ -393,7 +406,6 @@ class ChangeQueue:
     def _record(self, case: _Case, changes: Sequence[Change], answer: BatchResult | Directory | None) -> None:
         """The service has answered: what became of each change."""
         self._api.ok()
-        self._most_ids = BATCH_IDS
         reach(CrashPoint.BATCH_ANSWERED)
         refused: dict[int, tuple[int, str]] = {}
         became: Mapping[int, Became]
@@ -435,6 +447,8 @@ class ChangeQueue:
             for change in done
             if change.image_id is not None and isinstance(image := became.get(change.id), Image)
         }
+        for change in changes:
+            self._batch_ids.pop(change.id, None)
         self._log.settle(done, undone, successors={old: new for old, new in copies.items() if old != new})
         for change in undone:
             self._tell(change, functools.partial(self._on_refused, change, refused[change.id][1]))

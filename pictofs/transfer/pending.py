@@ -33,6 +33,7 @@ class PendingChanges:
         self._leaving: Counter[tuple[str, str]] = Counter()  # datasets and folders that are to be removed
         self._made: dict[tuple[str, str], int] = {}  # the latest change that makes a folder
         self._removed: dict[tuple[str, str], int] = {}  # the latest that removes it
+        self._kinds: Counter[ChangeKind] = Counter()
         self._hidden: frozenset[str] | None = None
 
     def __len__(self) -> int:
@@ -44,6 +45,10 @@ class PendingChanges:
     def get(self, change_id: int) -> Change | None:
         """A change, None when it is settled."""
         return self._changes.get(change_id)
+
+    def count(self, kind: ChangeKind) -> int:
+        """How many there are of a kind."""
+        return self._kinds[kind]
 
     # Changes of changes
 
@@ -57,6 +62,7 @@ class PendingChanges:
                 ids.append(change.id)
         for dataset_id in {dataset_id for dataset_id, _ in change.folders}:
             self._by_dataset.setdefault(dataset_id, {}).setdefault(change.id)
+        self._kinds[change.kind] += 1
         self._places.update(map(loose_key, change.places))
         self._filled.update(change.places[1:])
         here = (change.dataset_id, change.folder)
@@ -85,6 +91,7 @@ class PendingChanges:
                     del self._by_image[change.image_id]
             for dataset_id in {dataset_id for dataset_id, _ in change.folders}:
                 del self._by_dataset[dataset_id][change_id]
+        self._kinds[change.kind] -= 1
         _subtract(self._places, map(loose_key, change.places))
         _subtract(self._filled, change.places[1:])
         here = (change.dataset_id, change.folder)

@@ -75,6 +75,7 @@ class NewUpload:
         state: QUEUED or HELD.
         reason: why it is held.
         replaces_image_id: an uploaded image at this place, to be archived once these bytes are in storage.
+        supersedes: an image at another place that these bytes are a copy of; see `Upload.supersedes`.
     """
 
     dataset_id: str
@@ -88,6 +89,7 @@ class NewUpload:
     state: State = State.QUEUED
     reason: str | None = None
     replaces_image_id: str | None = None
+    supersedes: Image | None = None
 
 
 @dataclass(frozen=True, slots=True)

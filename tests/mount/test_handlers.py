@@ -15,7 +15,7 @@ from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
 from pictofs.mount.handlers import Parts, Progress, build_handlers
 from pictofs.mount.plan import Traits
-from pictofs.mount.status import Budget, StatusReport, Tally
+from pictofs.mount.status import Budget, Refused, StatusReport, Tally
 from pictofs.mount.uploads import Selection, UploadDesk, UploadRow, UploadsError
 from pictofs.transfer.records import State
 
@@ -45,6 +45,8 @@ class FakeDaemon:
                 path_of=path_of,
                 being_written=lambda: 1,
                 removals=lambda: 2,
+                changes=lambda: 1,
+                refused=lambda: [Refused("/photos/b.jpg", "move", "it is locked")],
                 refresh=self.note("refresh"),
                 archive=self,
                 traits=lambda: Traits(False, False, ("frozen",), None, None),
@@ -101,7 +103,7 @@ def test_status_has_it_all(daemon: FakeDaemon) -> None:
     uploads = report.uploads
     assert (uploads.queued, uploads.failed, uploads.held) == (Tally(1, 1000), Tally(2, 2000), Tally(1, 1000))
     assert (uploads.landed, uploads.rate_bytes_per_s, uploads.left_s) == (Tally(9, 90), 8.0, 125.0)
-    assert (uploads.being_written, uploads.removals) == (1, 2)
+    assert (uploads.being_written, uploads.removals, uploads.changes) == (1, 2, 1)
     assert report.budget == Budget(5, 2000, 1995, 9.0, {"GET /x": 5}, {"browsing": 5}, 7.0)
     assert report.cache is not None
     assert (report.cache.used_bytes, report.cache.limit_bytes) == (3, 30)

@@ -12,6 +12,7 @@ from pictofs.mount.status import (
     MAX_PROBLEMS,
     Budget,
     Cache,
+    Refused,
     ReportError,
     StatusReport,
     Tally,
@@ -68,6 +69,7 @@ HELD = upload(5, State.HELD, reason="not a readable image")
             False,
         ),
         (report(removals=2), "2 removals still to be told to the server.", False),
+        (report(removals=2, changes=1), "3 changes still to be told to the server.", False),
     ],
 )
 def test_the_state_in_one_sentence(found: StatusReport, headline: str, safe: bool) -> None:
@@ -111,6 +113,8 @@ def test_json_carries_all_of_it() -> None:
         FAILED,
         HELD,
         removals=1,
+        changes=2,
+        refused=[Refused("/birds/a.jpg", "move", "it is locked")],
         being_written=3,
         landed=Tally(12, 34),
         rate_bytes_per_s=10.0,
@@ -124,7 +128,7 @@ def test_json_carries_all_of_it() -> None:
     assert StatusReport.from_json({**data, "added": "later"}) == found
     assert set(data) == {
         "version", "headline", "safe", "mounted", "mountpoint", "account", "pid", "started_s",
-        "uploads", "problems", "problems_total", "budget", "cache",
+        "uploads", "problems", "problems_total", "refused", "budget", "cache",
     }  # fmt: skip
     assert data["version"] == 1
     assert data["uploads"]["failed"] == {"files": 1, "bytes": 1000}

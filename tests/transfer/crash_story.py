@@ -11,15 +11,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transfer_fakes import FakeClock, FakeService, Room
+from transfer_fakes import FakeClock, FakeService, Room, lose_answer
 
 from pictofs.api.errors import NetworkError
 from pictofs.transfer import crashpoints
 from pictofs.transfer.journal import State
+from pictofs.transfer.records import ChangeKind
 
 Tree = dict[str, bytes]
 
-OLD = {"/old.jpg": b"old", "/gone.jpg": b"gone"}
+OLD = {
+    "/old.jpg": b"old",
+    "/gone.jpg": b"gone",
+    "/in/x.jpg": b"moved",
+    "/in/y.jpg": b"moved as well",
+    "/in/z.jpg": b"copied to another dataset",
+}
 """What is on the service before the story begins; `prepare` puts it there."""
 
 
@@ -27,7 +34,8 @@ def prepare(folder: Path) -> None:
     """The service as the story finds it."""
     service = FakeService(folder / "service.sqlite")
     for path, data in OLD.items():
-        service.add_image(path[1:], data)
+        folder_path, _, name = path.rpartition("/")
+        service.add_image(name, data, folder=folder_path or "/")
     service.close()
 
 
@@ -45,6 +53,12 @@ DEEDS: list[tuple[str, Callable[[Tree], Tree]]] = [
     ("remove c", lambda tree: _without(tree, "/c.jpg")),
     ("remove e", lambda tree: _without(tree, "/e.jpg")),
     ("remove gone", lambda tree: _without(tree, "/gone.jpg")),
+    ("make out", lambda tree: tree),
+    ("move x", lambda tree: _renamed(tree, "/in/x.jpg", "/out/x.jpg")),
+    ("move y", lambda tree: _renamed(tree, "/in/y.jpg", "/out/y.jpg")),
+    ("transfer z", lambda tree: _without(tree, "/in/z.jpg")),
+    ("remove in", lambda tree: tree),
+    ("make empty", lambda tree: tree),
     ("add f", lambda tree: {**tree, "/f.jpg": b"f"}),
 ]
 """What the user does, in order, and what it makes of the tree that he sees."""
@@ -52,6 +66,10 @@ DEEDS: list[tuple[str, Callable[[Tree], Tree]]] = [
 
 def _without(tree: Tree, path: str) -> Tree:
     return {key: value for key, value in tree.items() if key != path}
+
+
+def _renamed(tree: Tree, old: str, new: str) -> Tree:
+    return {new if path == old else path: data for path, data in tree.items()}
 
 
 def trees_after(done: list[str]) -> list[Tree]:
@@ -111,10 +129,24 @@ class Story:
             lambda: room.archive("2", "/gone.jpg"),
         )
         room.pump()
+        self.change()
         # The answer to f's registration is lost, and the service forgets the key: it has to be found out.
         self.do("add f", lambda: self.add("f", b"f"))
         self.service.after = self.lose_f
         room.pump()
+
+    def change(self) -> None:
+        """Moves, a transfer and folders: in one go, so that their order matters."""
+        room = self.room
+        self.do("make out", lambda: room.changes.add([room.change(ChangeKind.MKDIR, "/out")]))
+        self.do("move x", lambda: room.move("3", "/in/x.jpg", "/out"))
+        self.do("move y", lambda: room.move("4", "/in/y.jpg", "/out"))
+        self.do("transfer z", lambda: room.transfer("5", "/in/z.jpg", "d2", "/new"))
+        self.do("remove in", lambda: room.changes.add([room.change(ChangeKind.RMDIR, "/in")]))
+        self.do("make empty", lambda: room.changes.add([room.change(ChangeKind.MKDIR, "/empty")]))
+        self.service.after = lose_answer("transfer")
+        room.pump()
+        self.service.after = lambda operation, arguments: None
 
     def remove_e(self, operation: str, arguments: Any) -> None:
         if operation == "register":

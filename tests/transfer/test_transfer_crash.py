@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from crash_story import prepare, trees_after
+from crash_story import OLD, prepare, trees_after
 from transfer_fakes import FakeClock, FakeService, Room, live_names
 
 from pictofs.transfer.crashpoints import CrashPoint
@@ -40,7 +40,13 @@ def resume(folder: Path) -> None:
     try:
         room.pump()
         live = live_names(service)
-        assert live in trees_after((folder / "deeds").read_text().splitlines())
+        deeds = (folder / "deeds").read_text().splitlines()
+        assert live in trees_after(deeds)
+        copied = {path: data for (dataset_id, path), data in service.live().items() if dataset_id == "d2"}
+        assert copied == ({} if "/in/z.jpg" in live else {"/new/z.jpg": OLD["/in/z.jpg"]})
+        for deed, path in (("make out", "/out"), ("make empty", "/empty")):
+            assert path in service.folders() or f"end {deed}" not in deeds
+        assert "/in" not in service.folders() or "end remove in" not in deeds
         assert [row for row in room.journal.pending() if row.filename != ".t.jpg.x"] == []
         held = {row.spool_name for row in room.journal.pending()}
         assert set(room.spool.names()) == held

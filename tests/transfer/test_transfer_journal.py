@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from transfer_fakes import DATASET, FakeService, Room, live_names, lose_answer
 
+from pictofs.api.models import Image
 from pictofs.transfer import schema
 from pictofs.transfer.journal import (
     Fate,
@@ -24,7 +25,7 @@ from pictofs.transfer.journal import (
     UploadGoneError,
 )
 from pictofs.transfer.ledger import Ledger
-from pictofs.transfer.records import TRANSITIONS, Again, Refused
+from pictofs.transfer.records import TRANSITIONS, Again, Change, ChangeKind, Refused
 from pictofs.transfer.spool import Spool
 
 
@@ -468,7 +469,16 @@ def test_a_file_of_the_first_release_opens(folder: Path) -> None:
     assert (rows["/a.jpg"].mtime_ns, rows["/a.jpg"].width) == (3, 10)
     assert rows["/f/b.jpg"].errno == errno.EEXIST
     assert room.journal.image_mtimes() == {"77": 5}
-    assert [removal.image_id for removal in room.journal.changes.all()] == ["78"]
+    assert room.journal.changes.all() == [
+        Change(1, ChangeKind.ARCHIVE, "d1", "/", "x.jpg", "/DS/x.jpg", image_id="78")
+    ]
+    assert room.journal.hidden() == {"78"}
+    copy = room.add("copy.jpg", b"y", supersedes=Image("80", "other.jpg", "d1", "/"))
+    room.rename(rows["/a.jpg"].id, "renamed.jpg")  # an old row takes new values
+    assert room.archive("81", "/y.jpg") == [2]
+    room.restart()
+    assert room.journal.get(copy.id) == copy
+    assert room.journal.hidden() == {"78", "80", "81"}
     room.close()
     room.service.close()
 

@@ -1,0 +1,188 @@
+"""Removing, moving and making folders on a real mount: few requests, nothing lost, refusals undone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import mounts
+import pytest
+from drives import Drive, picture
+from pictograph import BBoxAnnotation, BoundingBox
+from sandbox_process import SandboxProcess
+
+
+def shell(drive: Drive, command: str) -> None:
+    """A command line with the mount as its working folder, which must succeed."""
+    subprocess.run(["sh", "-c", command], cwd=drive.mnt, check=True, timeout=60)
+
+
+def fill(drive: Drive, dataset: str, **what: Any) -> None:
+    """Put a dataset on the server, and let the mount know."""
+    drive.sandbox.populate(dataset=dataset, **what)
+    drive.run("refresh", str(drive.mnt), check=True)
+
+
+def look(drive: Drive, dataset: str) -> list[str]:
+    """Everything in a dataset as the mount shows it, which loads its listing."""
+    root = drive.mnt / dataset
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
+
+
+def settle(drive: Drive) -> None:
+    assert drive.wait().returncode == 0, drive.log()
+    assert drive.status()["refused"] == []
+
+
+def test_rm_and_mv_of_1000_images_cost_6_requests(drive: Drive, sandbox: SandboxProcess) -> None:
+    fill(drive, "many", folders=0, images=1000)
+    names = look(drive, "many")
+    assert len(names) == 1000
+    ids = {image.id for image in drive.images("many").values()}
+    sandbox.reset_stats()
+    shell(drive, "mkdir many/b && mv many/*.* many/b/")
+    assert look(drive, "many") == ["b", *(f"b/{name}" for name in names)]
+    settle(drive)
+    assert sandbox.requests() <= 6
+    moved = drive.images("many")
+    assert sorted(moved) == [f"/b/{name}" for name in names]
+    assert {image.id for image in moved.values()} == ids
+    sandbox.reset_stats()
+    shell(drive, "rm -r many/b")
+    assert look(drive, "many") == []
+    settle(drive)
+    assert sandbox.requests() <= 6
+    assert drive.images("many") == {}
+    assert len(drive.images("many", include_archived=True)) == 1000
+
+
+def test_rm_r_of_20_folders_costs_30_requests_and_cp_r_makes_none_of_them(
+    drive: Drive, sandbox: SandboxProcess, tmp_path: Path
+) -> None:
+    for folder in range(20):
+        (tmp_path / "in" / f"f{folder}").mkdir(parents=True)
+        for number in range(50):
+            path = tmp_path / "in" / f"f{folder}" / f"{number}.jpg"
+            path.write_bytes(picture(folder * 50 + number))
+    look(drive, "photos")
+    sandbox.reset_stats()
+    shell(drive, f"cp -r {tmp_path}/in photos/")
+    settle(drive)
+    assert sandbox.requests() <= 12
+    assert "POST /directories/" not in sandbox.stats()["api"]["by_route"]
+    assert len(drive.images("photos")) == 1000
+    sandbox.reset_stats()
+    shell(drive, "rm -r photos/in")
+    assert look(drive, "photos") == []
+    settle(drive)
+    assert sandbox.requests() <= 30
+    assert drive.images("photos") == {}
+    with drive.sdk() as sdk:
+        assert list(sdk.directories.list("photos")) == []
+
+
+def test_a_swap_through_a_temporary_folder(drive: Drive) -> None:
+    photos = drive.mnt / "photos"
+    for folder, number in (("a", 1), ("b", 2)):
+        (photos / folder).mkdir()
+        (photos / folder / "x.jpg").write_bytes(picture(number))
+    settle(drive)
+    shell(
+        drive,
+        "cd photos && mkdir t && mv a/x.jpg t/ && mv b/x.jpg a/ && mv t/x.jpg b/ && rmdir t",
+    )
+    assert (photos / "a/x.jpg").read_bytes() == picture(2)
+    assert (photos / "b/x.jpg").read_bytes() == picture(1)
+    settle(drive)
+    assert drive.download("photos", "/a/x.jpg") == picture(2)
+    assert drive.download("photos", "/b/x.jpg") == picture(1)
+    assert set(drive.images("photos")) == {"/a/x.jpg", "/b/x.jpg"}
+
+
+def test_to_another_dataset_with_labels_and_open_files(drive: Drive, sandbox: SandboxProcess) -> None:
+    fill(drive, "target", folders=0, images=0)
+    fill(drive, "labelled", folders=0, images=3, distinct=True)
+    label = BBoxAnnotation(name="bird", bounding_box=BoundingBox(x=1, y=1, w=2, h=2))
+    with drive.sdk() as sdk:
+        for number, path in enumerate(drive.images("labelled"), start=1):
+            sdk.annotations.save("labelled", path.lstrip("/"), [label] * number)
+    labels = {path: image.annotation_count for path, image in drive.images("labelled").items()}
+    names = look(drive, "labelled")
+    contents = {name: (drive.mnt / "labelled" / name).read_bytes() for name in names}
+    os.utime(drive.mnt / "labelled" / names[0], (5, 5))
+    sandbox.reset_stats()
+    with (drive.mnt / "labelled" / names[0]).open("rb") as file:
+        shell(drive, "mkdir target/in && mv labelled/* target/in/")
+        assert look(drive, "labelled") == []
+        assert look(drive, "target") == ["in", *(f"in/{name}" for name in names)]
+        for name in names:  # through the id of the source, while the copy is on its way
+            assert (drive.mnt / "target" / "in" / name).read_bytes() == contents[name]
+        settle(drive)
+        assert file.read() == contents[names[0]]
+    assert sandbox.requests() <= 9
+    assert drive.images("labelled") == {}
+    there = drive.images("target")
+    assert {path: image.annotation_count for path, image in there.items()} == {
+        f"/in{path}": count for path, count in labels.items()
+    }
+    assert look(drive, "target") == ["in", *(f"in/{name}" for name in names)]
+    first = drive.mnt / "target" / "in" / names[0]
+    assert first.stat().st_mtime == 5
+    assert os.getxattr(first, "user.pictograph.id").decode() == there[f"/in/{names[0]}"].id
+    first.unlink()
+    settle(drive)
+    assert f"/in/{names[0]}" not in drive.images("target")
+
+
+def test_changes_survive_kill_9(drive: Drive, sandbox: SandboxProcess) -> None:
+    fill(drive, "tree", folders=2, images=10)
+    before = look(drive, "tree")
+    folders = [name for name in before if "/" not in name and (drive.mnt / "tree" / name).is_dir()]
+    sandbox.faults(next=[{"match": "POST /batch/images/delete", "action": "reset_after"}])
+    shell(drive, f"cd tree && rm -r {folders[0]} && mkdir new && mv {folders[1]}/* new/ && mkdir empty")
+    expected = look(drive, "tree")
+    drive.kill()
+    drive.mount()
+    assert look(drive, "tree") == expected
+    settle(drive)
+    assert look(drive, "tree") == expected
+    shown = sorted(path.lstrip("/") for path in drive.images("tree"))
+    assert shown == [name for name in expected if not (drive.mnt / "tree" / name).is_dir()]
+    with drive.sdk() as sdk:
+        made = {directory.full_path for directory in sdk.directories.list("tree")}
+    assert made == {f"/{folders[1]}", "/new", "/empty"}
+
+
+def test_a_folder_that_another_client_fills_is_shown_again(drive: Drive, tmp_path: Path) -> None:
+    (tmp_path / "theirs.jpg").write_bytes(picture(9))
+    (drive.mnt / "photos" / "a").mkdir()
+    (drive.mnt / "photos" / "a" / "x.jpg").write_bytes(picture(1))
+    settle(drive)
+    with drive.sdk() as sdk:
+        sdk.images.upload("photos", tmp_path / "theirs.jpg", directory_path="/a")
+    shutil.rmtree(drive.mnt / "photos" / "a")
+    assert drive.wait().returncode == 0
+    (refused,) = drive.status()["refused"]
+    assert (refused["path"], refused["kind"]) == ("/photos/a", "rmdir")
+    mounts.wait_until(lambda: look(drive, "photos") == ["a", "a/theirs.jpg"], "it is shown again")
+    assert "refused: rmdir /photos/a" in drive.run("status", str(drive.mnt), check=True).stdout
+
+
+def test_sync_waits_for_each_answer(tmp_path: Path, sandbox: SandboxProcess) -> None:
+    sandbox.populate(dataset="sync", folders=0, images=2)
+    with Drive(tmp_path, sandbox, "-o", "sync") as drive:
+        one, two = look(drive, "sync")
+        root = drive.mnt / "sync"
+        (root / "a").mkdir()
+        (root / one).rename(root / "a" / one)
+        assert set(drive.images("sync")) == {f"/a/{one}", f"/{two}"}
+        (root / two).unlink()
+        assert set(drive.images("sync")) == {f"/a/{one}"}
+        with drive.sdk() as sdk:
+            (image,) = drive.images("sync").values()
+            sdk.batch.delete(dataset_name="sync", image_ids=[image.id], permanent=True)
+        with pytest.raises(FileNotFoundError):
+            (root / "a" / one).rename(root / one)
