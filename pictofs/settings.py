@@ -256,6 +256,9 @@ class MountSettings:
         30.0,
         "the longest wait for one answer of the server, and for the end of a rate limit",
     )
+    notices: bool = _setting(
+        "notices", SWITCH, True, "show a notice on the desktop when an upload has failed for good"
+    )
     binding: Literal["auto", "mfusepy", "fusepy"] = _setting(
         "binding",
         _choice("auto", "mfusepy", "fusepy"),

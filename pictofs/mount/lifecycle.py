@@ -37,7 +37,7 @@ from pictofs.fs.overlay import overlay_of
 from pictofs.fs.rules import Policy
 from pictofs.fs.vfs import Vfs
 from pictofs.fs.view import Owner, View
-from pictofs.mount import accounts, daemon, mountinfo, notify, organization
+from pictofs.mount import accounts, daemon, desktop, mountinfo, notify, organization
 from pictofs.mount.archive import ArchiveDesk
 from pictofs.mount.control import ControlServer, MountRecord, socket_path, write_record
 from pictofs.mount.handlers import Parts, Progress, build_handlers
@@ -294,6 +294,11 @@ class _Mount:
         self._stack.callback(self._uploader.stop)
         self._changes.start()
         self._stack.callback(self._changes.stop)
+        if self._settings.notices and (send := desktop.sender()) is not None:
+            notices = desktop.FailureNotices(self._journal, self._path_of, send)
+            self._journal.listen(notices.changed)
+            notices.start()
+            self._stack.callback(notices.stop)
         record = MountRecord(
             mountpoint=str(self._mountpoint),
             pid=os.getpid(),
