@@ -18,9 +18,9 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from cachetools import TTLCache
 
@@ -109,6 +109,13 @@ class _Listed:
     listing: Listing
     sources: list[Image | Upload]
     entries: list[Entry]
+
+
+class _Local(NamedTuple):
+    """What is in a folder and not on the service yet, by the service's names: rows, and files open here."""
+
+    uploads: Mapping[str, Upload]
+    files: dict[str, LocalFile]
 
 
 class Sizes(Protocol):
@@ -218,6 +225,15 @@ class View:
             NotADirectoryError: a file stands where a folder should.
             PictographError: the service was asked and did not answer.
         """
+        version = self._journal.version
+        try:
+            return self._resolve(path)
+        except FileNotFoundError:
+            if self._journal.version == version:
+                raise
+            return self._resolve(path)  # It may have landed between the look at the tree and at the journal.
+
+    def _resolve(self, path: str) -> Node:
         parts = namespace.split_local(path)
         if not parts:
             return RootNode()
@@ -369,22 +385,36 @@ class View:
         known = self._listed.get((node.dataset.id, node.path))
         with self._lock:
             changes = self._version, self._journal.version
+        # First what is here, then the tree: what lands in between is seen in both rather than in none.
+        local = self._local_files(node)
+        subfolders = self._pending_subfolders(node)
         with self._metadata.reading(node.dataset.id) as tree:
             folder = tree.folder(node.path)
             stamp = (tree, folder.version if folder else 0, changes)
             if known is not None and known.stamp == stamp:
                 return known.listing
-            subfolders = {name: f.path for name, f in folder.subfolders.items()} if folder else {}
+            subfolders |= {name: f.path for name, f in folder.subfolders.items()} if folder else {}
             images = list(folder.images.items()) if folder else []
-        listed = self._list(node, subfolders, images, known, stamp)
+        listed = self._list(node, subfolders, images, local, known, stamp)
         self._listed[node.dataset.id, node.path] = listed
         return listed.listing
+
+    def _local_files(self, node: FolderNode) -> _Local:
+        """What is in a folder and not on the service yet."""
+        uploads = self._journal.children(node.dataset.id, node.path)
+        files = {
+            f.key.filename: f
+            for f in self.open_files()
+            if (f.key.dataset_id, f.key.folder) == (node.dataset.id, node.path) and not f.is_image
+        }
+        return _Local(uploads, files)
 
     def _list(
         self,
         node: FolderNode,
         subfolders: dict[str, str],
         images: list[tuple[str, Image]],
+        local: _Local,
         known: _Listed | None,
         stamp: object,
     ) -> _Listed:
@@ -405,15 +435,10 @@ class View:
             entries.append(entry)
         image_count = len(entries)
         others: dict[str, Entry] = {}
-        for name, path in {**self._pending_subfolders(node), **subfolders}.items():
+        for name, path in subfolders.items():
             others[name] = Entry(name, self._folder_attributes(FolderNode(node.dataset, path)))
-        files = {
-            f.key.filename: f
-            for f in self.open_files()
-            if (f.key.dataset_id, f.key.folder) == (node.dataset.id, node.path) and not f.is_image
-        }
-        for filename, upload in self._journal.children(node.dataset.id, node.path).items():
-            if filename not in files:
+        for filename, upload in local.uploads.items():
+            if filename not in local.files:
                 entry = made.get(id(upload))
                 if entry is None:
                     name = namespace.to_local(filename)
@@ -421,7 +446,7 @@ class View:
                 sources.append(upload)
                 entries.append(entry)
                 others[entry.name] = entry
-        for filename, file in files.items():
+        for filename, file in local.files.items():
             name = namespace.to_local(filename)
             others[name] = Entry(name, self.file_attributes(file))
         shown = [entry for entry in entries[:image_count] if entry.name not in others]

@@ -1,0 +1,64 @@
+"""A file that lands while somebody looks is never gone for a moment: found by the model in tests/model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from test_vfs import House, jpeg
+
+from pictofs.api.models import Image
+from pictofs.fs.rules import Policy
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    house = House(tmp_path, Policy())
+    yield house
+    house.close()
+
+
+def land_before(house: House, call: str, monkeypatch: pytest.MonkeyPatch, folder: str = "/") -> None:
+    """`x.jpg` lands, and its row goes, just before the drive next calls this method of the journal."""
+    look: Callable[..., object] = getattr(house.journal, call)
+
+    def landed_meanwhile(*arguments: str) -> object:
+        monkeypatch.setattr(house.journal, call, look)
+        house.land("x.jpg", Image("i2", "x.jpg", "d1", folder, len(jpeg(4))))
+        return look(*arguments)
+
+    monkeypatch.setattr(house.journal, call, landed_meanwhile)
+
+
+def test_a_name_resolves_while_its_file_lands(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.put("/photos/x.jpg", jpeg(4))
+    land_before(house, "find", monkeypatch)
+    assert house.vfs.getattr("/photos/x.jpg").size == len(jpeg(4))
+
+
+def test_a_name_is_listed_while_its_file_lands(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.put("/photos/x.jpg", jpeg(4))
+    land_before(house, "abandoned_names", monkeypatch)
+    assert house.names() == ["a", "old.jpg", "x.jpg"]
+    assert house.names() == ["a", "old.jpg", "x.jpg"]
+
+
+def test_a_new_folder_is_listed_while_its_first_file_lands(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.put("/photos/a/x.jpg", jpeg(4))
+    (row,) = house.journal.pending()
+    house.journal.rename(
+        row.id,
+        dataset_id="d1",
+        folder="/new",
+        filename="x.jpg",
+        state=row.state,
+        reason=None,
+        width=row.width,
+        height=row.height,
+        replaces_image_id=None,
+    )
+    land_before(house, "abandoned_names", monkeypatch, folder="/new")
+    assert house.names() == ["a", "new", "old.jpg"]
