@@ -555,7 +555,12 @@ class _Calls:
 
     def open(self, path: bytes, fip: Any) -> None:
         flags = fip.contents.flags
-        handle = fip.contents.fh = self._vfs.open(_text(path), flags)
+        try:
+            handle = fip.contents.fh = self._vfs.open(_text(path), flags)
+        except FileNotFoundError as gone:
+            # The kernel remembers a name for `entry_timeout_s` after it went. Told so it looks again, and
+            # creates the file if it was asked to, where ENOENT would make `cp` fail.
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), gone.filename) from gone
         self._opened.add_file(handle, path, writes=flags & os.O_ACCMODE != os.O_RDONLY)
 
     def create(self, path: bytes, mode: int, fip: Any) -> None:

@@ -1,0 +1,28 @@
+"""What another client changed, met by programs while the kernel still remembers what was there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mounts
+import pytest
+from drives import Drive, picture
+
+pytestmark = pytest.mark.fuse
+
+
+def test_a_name_that_another_client_freed_can_be_used_at_once(drive: Drive, tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(picture(1))
+    target = drive.mnt / "photos" / "x.jpg"
+    with drive.sdk() as sdk:
+        sdk.images.upload("photos", tmp_path / "x.jpg")
+        drive.run("refresh", str(drive.mnt), check=True)
+        mounts.wait_until(target.exists, "the image is listed")
+        sdk.images.delete("photos", "x.jpg")
+    drive.run("refresh", str(drive.mnt), check=True)
+    assert target.exists()  # so the kernel believes, for a second
+    target.write_bytes(picture(2))
+    assert drive.wait().returncode == 0
+    assert drive.download("photos", "/x.jpg") == picture(2)
+    with pytest.raises(FileNotFoundError):
+        (drive.mnt / "photos" / "y.jpg").read_bytes()
