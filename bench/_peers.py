@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from mounts import force_unmount, unmount, wait_mounted, wait_until
 from sandbox_process import SandboxProcess
 
 __all__ = [
+    "DATASET",
+    "MAY_DROP_CACHES",
     "Drive",
     "SandboxProcess",
     "copy_with_fsync",
@@ -41,6 +43,7 @@ __all__ = [
     "rclone_mount",
     "resident_mb",
     "scratch_folder",
+    "side_by_side",
     "timed",
     "timed_run",
 ]
@@ -67,7 +70,8 @@ def scratch_folder() -> Iterator[Path]:
     in it over the disk, away from that. Other file systems do without.
     """
     with tempfile.TemporaryDirectory(prefix="pictofs-bench-") as name:
-        subprocess.run(["chattr", "+T", name], stderr=subprocess.DEVNULL)
+        if shutil.which("chattr"):
+            subprocess.run(["chattr", "+T", name], stderr=subprocess.DEVNULL)
         with tempfile.TemporaryDirectory(dir=name) as scratch:
             yield Path(scratch)
 
@@ -87,14 +91,23 @@ def timed_run(*command: str | os.PathLike[str]) -> float:
     return timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
 
 
-def drop_kernel_caches() -> bool:
-    """Forget what the kernel knows of files, names and attributes, everywhere. False: only root may."""
+def side_by_side(
+    measure: Callable[[Path], float], places: Mapping[str, Path], repeats: int
+) -> dict[str, float]:
+    """The best of several passes for each place, taken in turn: what disturbs the machine hits all alike."""
+    passes = [{name: measure(folder) for name, folder in places.items()} for _ in range(repeats)]
+    return {name: min(one[name] for one in passes) for name in places}
+
+
+MAY_DROP_CACHES = os.access("/proc/sys/vm/drop_caches", os.W_OK)
+
+
+def drop_kernel_caches() -> None:
+    """Forget what the kernel knows of files, names and attributes, everywhere. Only root may."""
     os.sync()  # what is dirty stays otherwise
-    try:
-        Path("/proc/sys/vm/drop_caches").write_text("3\n")
-    except OSError:
-        return False
-    return True
+    Path("/proc/sys/vm/drop_caches").write_text("3\n")
+    subprocess.run(["cat", "/dev/null"])  # the programs that are timed come back from the disk
+    subprocess.run(["ls", "-d", "/"], stdout=subprocess.DEVNULL)
 
 
 def resident_mb(pid: int) -> float:

@@ -9,11 +9,11 @@ names and attributes, and `ls -l` is timed. The second is the first look at a fr
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
 
 from _peers import (
     DATASET,
+    MAY_DROP_CACHES,
     Drive,
     drop_kernel_caches,
     far_sandbox,
@@ -21,28 +21,23 @@ from _peers import (
     options,
     rclone_mount,
     scratch_folder,
+    side_by_side,
     timed_run,
 )
 from _tables import Table
 
 SIZE_BYTES = 2000
-REPEATS = 3
+PASSES = 3
 
 
 def list_long(folder: Path) -> float:
     return timed_run("ls", "-l", "--numeric-uid-gid", folder)
 
 
-def list_known(folder: Path) -> float | None:
-    """`ls -l` of a folder whose listing is known to the mount, not to the kernel. None: only root may."""
-    list_long(folder)
-    passes = []
-    for _ in range(REPEATS):
-        if not drop_kernel_caches():
-            return None
-        timed_run("ls", "-d", "/")  # the program itself comes back from the disk
-        passes.append(list_long(folder))
-    return statistics.median(passes)
+def list_known(folder: Path) -> float:
+    """`ls -l` of a folder whose listing is known to the mount, not to the kernel."""
+    drop_kernel_caches()
+    return list_long(folder)
 
 
 def list_all(folder: Path) -> float:
@@ -52,7 +47,10 @@ def list_all(folder: Path) -> float:
 def main() -> None:
     given = options(__doc__, images=10_000, folders=20)
     with scratch_folder() as scratch:
-        flat(scratch, given.images, given.latency_ms)
+        if MAY_DROP_CACHES:
+            flat(scratch, given.images, given.latency_ms)
+        else:
+            print("ls -l with kernel caches cold is left out: only root may drop them")
         nested(scratch, given.images, given.folders, given.latency_ms)
 
 
@@ -60,27 +58,22 @@ def flat(scratch: Path, images: int, latency_ms: float) -> None:
     table = Table(f"ls -l of one folder with {images} images, listing known, kernel caches cold")
     local = scratch / "flat"
     make_listed(local, folders=0, images=images, size_bytes=SIZE_BYTES)
-    local_s = list_known(local)
-    if local_s is None:
-        table.left_out("kernel caches cold", "only root may drop them")
-        table.print()
-        return
-    table.row("local disk", local_s)
-    rclone_s = None
-    with rclone_mount(local, scratch / "rclone-flat", latency_ms) as peer:
-        if peer is None:
-            table.left_out("rclone mount", "not installed")
-        else:
-            rclone_s = list_known(peer.mnt)
-            table.row("rclone mount", rclone_s)
     with (
         far_sandbox(latency_ms, images=images, size_bytes=SIZE_BYTES) as sandbox,
+        rclone_mount(local, scratch / "rclone-flat", latency_ms) as rclone,
         Drive(scratch / "drive-flat", sandbox, "--metadata-ttl", "10m") as drive,
     ):
-        ours_s = list_known(drive.mnt / DATASET)
-        assert ours_s is not None
-        table.row("pictofs", ours_s)
-    table.ratio("share of rclone's time", ours_s, rclone_s, at_most=1 / 4)
+        places = {"local disk": local, "pictofs": drive.mnt / DATASET}
+        if rclone is None:
+            table.left_out("rclone mount", "not installed")
+        else:
+            places["rclone mount"] = rclone.mnt
+        for folder in places.values():
+            list_long(folder)
+        best = side_by_side(list_known, places, PASSES)
+    for name, seconds in best.items():
+        table.row(name, seconds)
+    table.ratio("share of rclone's time", best["pictofs"], best.get("rclone mount"), at_most=1 / 4)
     table.print()
 
 
