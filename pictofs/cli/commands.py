@@ -39,7 +39,9 @@ def mount(arguments: argparse.Namespace) -> int:
     place = mountinfo.real_path(arguments.mountpoint)
     from pictofs.mount import lifecycle  # loads FUSE, which no other command needs
 
-    return lifecycle.mount(found.mount, access, place, foreground=arguments.foreground)
+    return lifecycle.mount(
+        found.mount, access, place, foreground=arguments.foreground, drain_view=watching.bar
+    )
 
 
 def umount(arguments: argparse.Namespace) -> int:

@@ -98,7 +98,7 @@ def _until(
 ) -> list[StatusReport] | None:
     """Look at the mounts until `met`, with a bar on a terminal. The last look, or None when time ran out."""
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with _bar() as show:
+    with bar() as show:
         while True:
             reports = [mounted.report() for mounted in mounts]
             show(reports)
@@ -111,7 +111,7 @@ def _until(
 
 
 @contextlib.contextmanager
-def _bar() -> Iterator[Callable[[list[StatusReport]], None]]:
+def bar() -> Iterator[Callable[[list[StatusReport]], None]]:
     """A progress bar on stderr; without a terminal, nothing."""
     terminal = console(sys.stderr)
     if terminal is None:

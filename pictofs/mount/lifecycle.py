@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -40,11 +40,11 @@ from pictofs.fs.view import Owner, View
 from pictofs.mount import accounts, daemon, desktop, mountinfo, notify, organization
 from pictofs.mount.archive import ArchiveDesk
 from pictofs.mount.control import ControlServer, MountRecord, socket_path, write_record
-from pictofs.mount.handlers import Parts, Progress, build_handlers
+from pictofs.mount.handlers import Parts, Progress, build_handlers, report
 from pictofs.mount.plan import Traits
 from pictofs.mount.problems import MountError, sentence
 from pictofs.mount.remote import DatasetNames, Queue, Service
-from pictofs.mount.status import Refused, Tally, Waiting
+from pictofs.mount.status import Refused, StatusReport, Tally, Waiting
 from pictofs.mount.uploads import UploadDesk
 from pictofs.settings import MountSettings
 from pictofs.transfer.changes import ChangeQueue
@@ -54,6 +54,7 @@ from pictofs.transfer.lock import StateLock
 from pictofs.transfer.readahead import Readahead
 from pictofs.transfer.spool import JOURNAL_RESERVE_BYTES, Spool
 from pictofs.transfer.upload import Uploader
+from pictofs.units import show_count, show_duration
 
 log = logging.getLogger(__name__)
 
@@ -74,18 +75,37 @@ SPOOL_RESERVE_BYTES = 1 << 30
 """The most that a percentage for `min-free` keeps new files from using: a large disk has room for them."""
 
 
-def mount(settings: MountSettings, credentials: Credentials, mountpoint: Path, *, foreground: bool) -> int:
+DrainView = Callable[[], AbstractContextManager[Callable[[list[StatusReport]], None]]]
+"""Shows a person how the drain goes: opened when it begins, and handed a report now and then."""
+
+
+@contextmanager
+def _nobody_looks() -> Iterator[Callable[[list[StatusReport]], None]]:
+    yield lambda _: None
+
+
+def mount(
+    settings: MountSettings,
+    credentials: Credentials,
+    mountpoint: Path,
+    *,
+    foreground: bool,
+    drain_view: DrainView = _nobody_looks,
+) -> int:
     """Mount the drive; returns the exit status. In the background it returns once the drive answers.
+
+    Args:
+        drain_view: in the foreground, what shows the uploads that are finished after unmounting.
 
     Raises:
         MountError: with a sentence for the user; other exceptions are for `problems.sentence`.
     """
     _check_mountpoint(mountpoint)
     if foreground:
-        _serve(settings, credentials, mountpoint, lambda: None, foreground=True)
+        _serve(settings, credentials, mountpoint, lambda: None, drain_view, foreground=True)
     else:
         daemon.serve_in_background(
-            lambda ready: _serve(settings, credentials, mountpoint, ready, foreground=False)
+            lambda ready: _serve(settings, credentials, mountpoint, ready, _nobody_looks, foreground=False)
         )
     return 0
 
@@ -134,6 +154,7 @@ def _serve(
     credentials: Credentials,
     mountpoint: Path,
     ready: Callable[[], None],
+    drain_view: DrainView,
     *,
     foreground: bool,
 ) -> None:
@@ -143,7 +164,7 @@ def _serve(
         try:
             mounted = _Mount(settings, credentials, mountpoint, stack)
             mounted.serve(ready)
-            mounted.drain()
+            mounted.drain(drain_view)
         except Exception as error:
             log.error("%s", sentence(error), exc_info=settings.log_level == "debug")
             raise
@@ -153,6 +174,7 @@ class _Mount:
     """One mounted drive: its parts, and the few things that concern all of them."""
 
     vfs: Vfs
+    _parts: Parts
 
     def __init__(
         self, settings: MountSettings, credentials: Credentials, mountpoint: Path, stack: ExitStack
@@ -316,26 +338,25 @@ class _Mount:
     # What the control socket is answered
 
     def _handlers(self, record: MountRecord) -> Mapping[str, Callable[[Mapping[str, object]], object]]:
-        return build_handlers(
-            Parts(
-                record=record,
-                journal=self._journal,
-                desk=UploadDesk(self._journal, self._spool, self._path_of),
-                uploader=self._uploader,
-                progress=self._progress,
-                budget=lambda: self._client.budget,
-                cache=self._content,
-                path_of=self._path_of,
-                being_written=self.vfs.being_written,
-                removals=self._journal.changes.removals,
-                changes=lambda: len(self._journal.changes) - self._journal.changes.removals(),
-                refused=lambda: [Refused(p.path, p.kind.value, p.reason) for p in self._changes.problems()],
-                refresh=self.vfs.refresh,
-                archive=self._archive_desk,
-                traits=self._traits,
-                unmount=self._unmount,
-            )
+        self._parts = Parts(
+            record=record,
+            journal=self._journal,
+            desk=UploadDesk(self._journal, self._spool, self._path_of),
+            uploader=self._uploader,
+            progress=self._progress,
+            budget=lambda: self._client.budget,
+            cache=self._content,
+            path_of=self._path_of,
+            being_written=self.vfs.being_written,
+            removals=self._journal.changes.removals,
+            changes=lambda: len(self._journal.changes) - self._journal.changes.removals(),
+            refused=lambda: [Refused(p.path, p.kind.value, p.reason) for p in self._changes.problems()],
+            refresh=self.vfs.refresh,
+            archive=self._archive_desk,
+            traits=self._traits,
+            unmount=self._unmount,
         )
+        return build_handlers(self._parts)
 
     def _path_of(self, upload: Upload) -> str:
         return accounts.path_of(self._note())(upload)
@@ -377,24 +398,41 @@ class _Mount:
 
     # The end
 
-    def drain(self) -> None:
+    def drain(self, view: DrainView) -> None:
         """Finish what is on its way, up to the deadline or the next signal; then say what remains."""
         deadline = time.monotonic() + self._drain_timeout_s
         with _interrupted() as interrupted:
-            while not interrupted.is_set() and (left_s := deadline - time.monotonic()) > 0:
-                notify.stopping(f"{len(self._journal.pending())} files are still going up")
-                if self._uploader.drain(min(DRAIN_SLICE_S, left_s)):
-                    break
+            self._say_stopping()
+            if not self._uploader.drain(0):
+                log.info(
+                    "sending %s first, for at most %s; a second signal leaves them to the next mount",
+                    show_count(len(self._journal.pending()), "file"),
+                    show_duration(self._drain_timeout_s),
+                )
+                with view() as show:
+                    self._drain(deadline, interrupted, show)
         accounts.write_note(self._account.state, self._note())
         remaining = len(self._journal.pending())
         if remaining:
             log.warning(
-                "unmounted; %d files are not on the server yet: safe in %s, they go on at the next mount",
-                remaining,
+                "unmounted; not on the server yet: %s, safe in %s; the next mount goes on with it",
+                show_count(remaining, "file"),
                 self._account.state,
             )
         else:
             log.info("unmounted; everything is on the server")
+
+    def _drain(
+        self, deadline: float, interrupted: threading.Event, show: Callable[[list[StatusReport]], None]
+    ) -> None:
+        while not interrupted.is_set() and (left_s := deadline - time.monotonic()) > 0:
+            self._say_stopping()
+            show([report(self._parts)])
+            if self._uploader.drain(min(DRAIN_SLICE_S, left_s)):
+                break
+
+    def _say_stopping(self) -> None:
+        notify.stopping(f"{show_count(len(self._journal.pending()), 'file')} still going up")
 
 
 def _spool_reserve_bytes(settings: MountSettings, folder: Path) -> int:

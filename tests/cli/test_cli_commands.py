@@ -205,7 +205,9 @@ class FakeLifecycle(ModuleType):
         self.mounted: list[tuple[MountSettings, Credentials, Path, bool]] = []
         self.error: BaseException | None = None
 
-    def mount(self, chosen: MountSettings, access: Credentials, place: Path, *, foreground: bool) -> int:
+    def mount(
+        self, chosen: MountSettings, access: Credentials, place: Path, *, foreground: bool, drain_view: object
+    ) -> int:
         self.mounted.append((chosen, access, place, foreground))
         if self.error is not None:
             raise self.error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -163,3 +164,41 @@ def test_each_binding(tmp_path: Path, sandbox: SandboxProcess, binding: str) -> 
         assert (drive.mnt / "photos" / "y.jpg").read_bytes() == picture(1)
         assert drive.wait().returncode == 1  # this very file is no image, so it is held
         assert drive.download("photos", "/y.jpg") == picture(1)
+
+
+def test_a_terminal_sees_what_a_foreground_mount_still_sends(tmp_path: Path, sandbox: SandboxProcess) -> None:
+    drive = Drive(tmp_path, sandbox)
+    screen, terminal = os.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "pictofs",
+        "mount",
+        str(drive.mnt),
+        "--foreground",
+        "--drain-timeout",
+        "60s",
+    ]
+    process = subprocess.Popen(
+        command, env={**drive.env, "TERM": "xterm"}, stdin=terminal, stdout=terminal, stderr=terminal
+    )
+    os.close(terminal)
+    try:
+        mounts.wait_until(lambda: mounts.mount_type(drive.mnt) is not None, "it is mounted")
+        sandbox.faults(latency_ms=500)
+        (drive.mnt / "photos" / "slow.jpg").write_bytes(picture(1))
+        process.send_signal(signal.SIGINT)
+        seen = b""
+        with contextlib.suppress(OSError):  # EIO: the other side of the terminal is closed
+            while data := os.read(screen, 4096):
+                seen += data
+        assert process.wait(30) == 0
+    finally:
+        os.close(screen)
+        process.kill()
+        process.wait()
+        mounts.force_unmount(drive.mnt)
+    words = seen.decode()
+    assert "sending 1 file first, for at most 1 min" in words
+    assert "uploading" in words
+    assert "everything is on the server" in words
