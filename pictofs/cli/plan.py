@@ -98,11 +98,10 @@ class _Copy:
         if parts and self._traits.read_only:
             self._refuse(source, "the drive is mounted read-only")
             return
-        if not target.is_dir():
-            if len(parts) == 1:
-                self._tree.datasets += 1
-            else:
-                self._tree.folders += 1
+        is_new = not target.is_dir()
+        self._tree.datasets += is_new and len(parts) == 1
+        self._tree.folders += is_new and len(parts) > 1
+        before = sum(self._tree.files.values())
         try:
             entries = sorted(os.scandir(source), key=lambda entry: entry.name)
         except OSError as error:
@@ -115,6 +114,8 @@ class _Copy:
             else:
                 about = entry.stat(follow_symlinks=False)
                 self._file(path, target / entry.name, about.st_mode, about.st_size)
+        if sum(self._tree.files.values()) == before:
+            self._tree.empty_folders += is_new and len(parts) > 1
 
     def _file(self, source: Path, target: Path, mode: int, size_bytes: int) -> None:
         dataset, *inside = target.relative_to(self._root).parts
@@ -184,16 +185,11 @@ class _Removal:
             self._tree.datasets += 1
         else:
             self._tree.folders += 1
-        before = sum(self._tree.files.values())
-        subfolders = []
         for entry in os.scandir(folder):
             if entry.is_dir(follow_symlinks=False):
-                subfolders.append(Path(entry.path))
+                self._folder(Path(entry.path))
             else:
                 self._image(Path(entry.path))
-        self._tree.full_folders += sum(self._tree.files.values()) > before
-        for subfolder in subfolders:
-            self._folder(subfolder)
 
     def _image(self, path: Path) -> None:
         if os.getxattr(path, "user.pictograph.upload") == b"done":  # else it is forgotten, at no cost

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -54,7 +54,7 @@ from pictofs.transfer.lock import StateLock
 from pictofs.transfer.readahead import Readahead
 from pictofs.transfer.spool import JOURNAL_RESERVE_BYTES, Spool
 from pictofs.transfer.upload import Uploader
-from pictofs.units import show_count, show_duration
+from pictofs.units import show_duration
 
 log = logging.getLogger(__name__)
 
@@ -402,37 +402,34 @@ class _Mount:
         """Finish what is on its way, up to the deadline or the next signal; then say what remains."""
         deadline = time.monotonic() + self._drain_timeout_s
         with _interrupted() as interrupted:
-            self._say_stopping()
+            notify.stopping(self._headline())
             if not self._uploader.drain(0):
                 log.info(
-                    "sending %s first, for at most %s; a second signal leaves them to the next mount",
-                    show_count(len(self._journal.pending()), "file"),
+                    "%s It is waited for, at most %s; a second signal leaves the rest to the next mount.",
+                    self._headline(),
                     show_duration(self._drain_timeout_s),
                 )
                 with view() as show:
                     self._drain(deadline, interrupted, show)
         accounts.write_note(self._account.state, self._note())
-        remaining = len(self._journal.pending())
-        if remaining:
-            log.warning(
-                "unmounted; not on the server yet: %s, safe in %s; the next mount goes on with it",
-                show_count(remaining, "file"),
-                self._account.state,
-            )
-        else:
+        left = replace(report(self._parts), mounted=False)
+        if left.safe:
             log.info("unmounted; everything is on the server")
+        else:
+            log.warning("unmounted. %s It is kept in %s.", left.headline(time.time()), self._account.state)
 
     def _drain(
         self, deadline: float, interrupted: threading.Event, show: Callable[[list[StatusReport]], None]
     ) -> None:
         while not interrupted.is_set() and (left_s := deadline - time.monotonic()) > 0:
-            self._say_stopping()
+            notify.stopping(self._headline())
             show([report(self._parts)])
             if self._uploader.drain(min(DRAIN_SLICE_S, left_s)):
                 break
 
-    def _say_stopping(self) -> None:
-        notify.stopping(f"{show_count(len(self._journal.pending()), 'file')} still going up")
+    def _headline(self) -> str:
+        """How it stands, in a sentence."""
+        return report(self._parts).headline(time.time())
 
 
 def _spool_reserve_bytes(settings: MountSettings, folder: Path) -> int:

@@ -2,8 +2,9 @@
 
 Requests are given as a range, since how many files share one depends on how fast the program hands them
 over. The rules behind it: a wave of uploads takes two requests for up to WAVE_ROWS files of a dataset
-(transfer/sender), a folder one, a dataset four with the look at it; removals go as one request for up to
-10,000 images of a dataset, or sooner, before a folder is removed.
+(transfer/sender) and makes their folders, unless those have been waiting for them for long; an empty folder
+takes one, a dataset four with the look at it. Removals go as one request for up to 10,000 images of a
+dataset, or for what came within two seconds (transfer/changes), and one for each folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pictofs.transfer.batching import BATCH_IDS
 from pictofs.transfer.sender import WAVE_BYTES, WAVE_ROWS, WAVE_S
 
 LATE_WAVES = 2
@@ -26,7 +28,10 @@ ASSUMED_FILES_PER_S = 20.0
 REQUEST_S = 0.2
 """An API request, there and back."""
 
-BATCH_IDS = 10_000
+LATE_BATCHES = 5
+REMOVALS_IN_TIME = 2_000
+"""Removals that stutter go in up to so many more batches; a slow rm hands over so many in time for one."""
+
 DATASET_REQUESTS = 4
 """Made, listed among the others, and looked into: its images and its folders."""
 
@@ -57,7 +62,7 @@ class Tree:
     Attributes:
         files, size_bytes: by dataset; what is refused or held is not in it.
         folders: how many have to be made or removed.
-        full_folders: those of them that hold images themselves.
+        empty_folders: those to be made into which, and below which, nothing is uploaded.
         datasets: how many have to be made or removed.
         replaced: images that make room for new ones (`-o overwrite`).
         reads_drive: what is copied comes from the drive itself.
@@ -67,7 +72,7 @@ class Tree:
     files: dict[str, int] = field(default_factory=dict)
     size_bytes: dict[str, int] = field(default_factory=dict)
     folders: int = 0
-    full_folders: int = 0
+    empty_folders: int = 0
     datasets: int = 0
     replaced: int = 0
     reads_drive: bool = False
@@ -98,7 +103,8 @@ def cost_of_copy(tree: Tree, traits: Traits) -> Cost:
     if traits.bytes_per_s is not None and traits.files_per_s is not None:
         bytes_per_s, files_per_s = max(traits.bytes_per_s, 1.0), max(traits.files_per_s, 0.001)
         assumption = "at the speed that this mount has had so far"
-    low = high = tree.folders + DATASET_REQUESTS * tree.datasets
+    low = tree.empty_folders + DATASET_REQUESTS * tree.datasets
+    high = tree.folders + DATASET_REQUESTS * tree.datasets
     for dataset, count in tree.files.items():
         size_bytes = tree.size_bytes[dataset]
         fewest = max(
@@ -117,7 +123,9 @@ def cost_of_copy(tree: Tree, traits: Traits) -> Cost:
 
 def cost_of_removal(tree: Tree) -> Cost:
     """Removing a tree and having it all archived."""
-    fixed = tree.folders + tree.datasets
-    batches = sum(math.ceil(count / BATCH_IDS) for count in tree.files.values())
-    high = fixed + batches + tree.full_folders + (1 if batches else 0)
-    return Cost(fixed + batches, high, REQUEST_S * high, f"assumed: {REQUEST_S:g} s for a request")
+    low = high = tree.folders + tree.datasets
+    for count in tree.files.values():
+        fewest = math.ceil(count / BATCH_IDS)
+        low += fewest
+        high += fewest if count == 1 else max(fewest, math.ceil(count / REMOVALS_IN_TIME)) + LATE_BATCHES
+    return Cost(low, high, REQUEST_S * low, f"assumed: {REQUEST_S:g} s for a request")

@@ -52,7 +52,7 @@ def test_what_cp_would_refuse_and_hold(run: Run, mount: FakeMount, source: Path)
     assert "takes only images" in refused["notes.txt"]
     assert sorted(reasons(data, "held")) == ["e.jpg.part", "empty.jpg"]
     assert (data["files"], data["bytes"], data["folders"], data["datasets"]) == (2, 10, 1, 0)
-    assert (data["requests_min"], data["requests_max"]) == (3, 7)
+    assert (data["requests_min"], data["requests_max"]) == (2, 7)
 
 
 def test_a_clean_plan_reads_well_and_is_exit_status_0(run: Run, mount: FakeMount, source: Path) -> None:

@@ -199,6 +199,7 @@ def test_a_terminal_sees_what_a_foreground_mount_still_sends(tmp_path: Path, san
         process.wait()
         mounts.force_unmount(drive.mnt)
     words = seen.decode()
-    assert "sending 1 file first, for at most 1 min" in words
+    assert "1 file (" in words
+    assert "It is waited for, at most 1 min" in words
     assert "uploading" in words
     assert "everything is on the server" in words

@@ -24,7 +24,7 @@ def requests(cost: Cost) -> tuple[int, int]:
         (Tree({"a": 500}, {"a": 9}), 2, 6),
         (Tree({"a": 501}, {"a": 9}), 4, 8),
         (Tree({"a": 10}, {"a": 1000 * MIB}), 4, 12),  # its bytes make waves of it, too
-        (Tree({"a": 1, "b": 1}, {"a": 9, "b": 9}, folders=3, datasets=1), 11, 11),
+        (Tree({"a": 1, "b": 1}, {"a": 9, "b": 9}, folders=3, empty_folders=1, datasets=1), 9, 11),
         (Tree({"a": 1}, {"a": 9}, replaced=1), 3, 3),
         (Tree({"a": 1}, {"a": 9}, reads_drive=True), 2, 3),
     ],
@@ -37,9 +37,10 @@ def test_requests_of_a_copy(tree: Tree, low: int, high: int) -> None:
     ("tree", "low", "high"),
     [
         (Tree(), 0, 0),
-        (Tree({"a": 1000}, {"a": 9}), 1, 2),
-        (Tree({"a": 10_001}, {"a": 9}), 2, 3),
-        (Tree({"a": 1000}, {"a": 9}, folders=20, full_folders=20), 21, 42),
+        (Tree({"a": 1}, {"a": 9}), 1, 1),
+        (Tree({"a": 1000}, {"a": 9}), 1, 6),
+        (Tree({"a": 10_001}, {"a": 9}), 2, 11),
+        (Tree({"a": 1000}, {"a": 9}, folders=20), 21, 26),
         (Tree(folders=2, datasets=1), 3, 3),
     ],
 )
