@@ -148,7 +148,7 @@ def at_once(count: int, ask: Callable[[int], object]) -> list[str]:
 
 
 def test_many_askers_spend_no_request_on_a_pause_that_is_known(stub: StubServer) -> None:
-    stub.answers.append(Answer(429, headers={"Retry-After": "600"}))
+    stub.answers.append(Answer(429, headers={"Retry-After": "600", "X-Request-Id": "req_9"}))
     with Client(KEY, base_url=stub.url, retry_after_limit_s=1.0) as client:
         with pytest.raises(RateLimitError):
             client.datasets.get("signs")
@@ -158,6 +158,8 @@ def test_many_askers_spend_no_request_on_a_pause_that_is_known(stub: StubServer)
         assert time.monotonic() - before < 30
         assert len(stub.seen) == 1
         assert client.budget.used == 1
+        with pytest.raises(RateLimitError, match="request req_9"):
+            client.datasets.get("signs")
         assert client.budget.pause_s == pytest.approx(600, abs=5)
 
 

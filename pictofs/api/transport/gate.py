@@ -36,6 +36,7 @@ class Gate:
         self._until_s = 0.0
         self._probe_s = 0.0  # when the first may go; not later than `_until_s`
         self._inside = False  # one is on its way
+        self._request_id: str | None = None  # of the last 429, for those who are refused here
         self._closing = False
 
     def turn(self, patience_s: float) -> Turn:
@@ -82,16 +83,22 @@ class Turn:
                     return
                 if max(now_s, gate._probe_s) >= self._deadline_s:
                     wait_s = max(gate._until_s - now_s, TRICKLE_S)
-                    raise RateLimitError("the hour's requests are used up", status=0, retry_after_s=wait_s)
+                    raise RateLimitError(
+                        "the hour's requests are used up",
+                        status=0,
+                        retry_after_s=wait_s,
+                        request_id=gate._request_id,
+                    )
                 until_s = self._deadline_s if gate._inside else gate._probe_s
                 gate._changed.wait(max(0.0, min(until_s, self._deadline_s) - now_s))
 
-    def refused(self, wait_s: float) -> bool:
+    def refused(self, wait_s: float, request_id: str | None = None) -> bool:
         """The answer was a 429 that asks for such a pause; whether this call may wait for its end."""
         gate = self._gate
         with gate._changed:
             now_s = gate._clock()
             gate._narrow = True
+            gate._request_id = request_id
             gate._until_s = max(gate._until_s, now_s + wait_s)
             gate._probe_s = min(gate._until_s, now_s + PROBE_S)
             self._leave()

@@ -142,5 +142,5 @@ class Attempts(Retry):
         asked_s = retry_after_s(response.headers)
         if response.status == 429 and self.turn is not None:
             pause_s = self._backoff_s(len(self.history) + 1) if asked_s is None else asked_s
-            return not self.turn.refused(pause_s)
+            return not self.turn.refused(pause_s, response.headers.get("X-Request-Id"))
         return asked_s is not None and asked_s > self._policy.retry_after_limit_s
