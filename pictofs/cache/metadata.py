@@ -223,6 +223,19 @@ class MetadataCache:
             known = self._known.get(dataset_id)
             return known.tree if known else None
 
+    def known_paths(self, dataset_id: str) -> list[str]:
+        """The paths of all that is known of a dataset, relative to it ("" is itself); never asks."""
+        tree = self.loaded(dataset_id)
+        if tree is None:
+            return []
+        with self._lock:
+            folders = [(place, list(folder.images)) for place, folder in tree.folders()]
+        return [
+            f"{place}/{name}" if place and name else place or name
+            for place, names in folders
+            for name in ("", *names)
+        ]
+
     def list_folder(self, dataset_id: str, path: str) -> None:
         """Know the images of a folder, where the tree is not whole.
 

@@ -17,6 +17,7 @@ prepared listings; nothing is called while it is held.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import enum
 import errno
@@ -36,6 +37,7 @@ from cachetools import LRUCache
 
 from pictofs.fs.attributes import Listing
 from pictofs.fs.complaints import Complaints
+from pictofs.fs.kernel import KernelCache, Pages
 from pictofs.fs.opened import Opened
 from pictofs.fs.packing import PreparedListing, StatPacker
 from pictofs.fs.protocol import VfsProtocol
@@ -123,11 +125,13 @@ def mount(
     *,
     binding: Binding = "auto",
     on_ready: Callable[[], None],
+    kernel: KernelCache | None = None,
 ) -> None:
     """Serve `vfs` at `mountpoint` until it is unmounted or SIGTERM, SIGINT or SIGHUP comes, then return.
 
     Call it in the main thread of the process that shall serve; it does not daemonise. `on_ready` is called
-    once, from another thread, when the drive has answered a stat.
+    once, from another thread, when the drive has answered a stat. While the drive is mounted, `kernel` makes
+    the kernel forget what it is told to.
 
     Raises:
         FuseUnavailableError: no binding, no library or no /dev/fuse.
@@ -136,7 +140,7 @@ def mount(
     """
     library = _load(binding)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    calls = _Calls(vfs, library, mountpoint, options, on_ready)
+    calls = _Calls(vfs, library, mountpoint, options, on_ready, kernel or KernelCache())
     try:
         with _signals_left_to_libfuse():
             _drive_class(library)(calls, _MountPoint(mountpoint), **_mount_arguments(library, options))
@@ -234,7 +238,6 @@ def _mount_arguments(library: _Library, options: MountOptions) -> dict[str, Any]
         "attr_timeout": options.attr_timeout_s,
         "entry_timeout": options.entry_timeout_s,
         "negative_timeout": options.negative_timeout_s,
-        "auto_cache": True,  # keep a file's pages from one open to the next while its size and mtime stay
     }
     if library.version[0] == 2:
         arguments |= {
@@ -361,6 +364,7 @@ class _Calls:
         mountpoint: str,
         options: MountOptions,
         on_ready: Callable[[], None],
+        kernel: KernelCache,
     ) -> None:
         self._vfs = vfs
         self._library = library
@@ -380,6 +384,8 @@ class _Calls:
         self._lock = threading.Lock()
         self._prepared: LRUCache[bytes, tuple[Listing, PreparedListing]] = LRUCache(_PREPARED_FOLDERS)
         self._opened = Opened()
+        self._pages = Pages()
+        self._kernel = kernel
         self._complaints = Complaints()
 
     # Lifecycle
@@ -388,6 +394,7 @@ class _Calls:
         self._phase = _Phase.SERVING
         if self._is_3:
             self._configure(conn.contents, config.contents)
+            self._attach()
         try:
             self._vfs.start()
         except BaseException as exc:  # noqa: BLE001 - raised by mount(), in its own thread
@@ -403,6 +410,16 @@ class _Calls:
         connection.max_background = self._options.max_background
         # Every part of a listing with attributes, not only the first: a name without costs a look-up.
         connection.want &= ~_FUSE_CAP_READDIRPLUS_AUTO
+
+    def _attach(self) -> None:
+        library = self._library.module._libfuse
+        drive = ctypes.c_void_p(library.fuse_get_context().contents.fuse)
+        invalidate = library.fuse_invalidate_path
+        invalidate.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        self._kernel.attach(lambda path: invalidate(drive, path))
+
+    def destroy(self, private_data: Any) -> None:
+        self._kernel.detach()
 
     def _announce(self) -> None:
         try:
@@ -541,6 +558,7 @@ class _Calls:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         self._vfs.rename(_text(old), _text(new), flags)
         self._opened.renamed(old, new)
+        self._pages.renamed(old, new)
 
     def symlink(self, target: bytes, path: bytes) -> int:
         return -errno.EPERM  # the service has files and folders only
@@ -561,11 +579,22 @@ class _Calls:
             # The kernel remembers a name for `entry_timeout_s` after it went. Told so it looks again, and
             # creates the file if it was asked to, where ENOENT would make `cp` fail.
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), gone.filename) from gone
-        self._opened.add_file(handle, path, writes=flags & os.O_ACCMODE != os.O_RDONLY)
+        self._note_open(handle, path, fip, writes=flags & os.O_ACCMODE != os.O_RDONLY)
 
     def create(self, path: bytes, mode: int, fip: Any) -> None:
         handle = fip.contents.fh = self._vfs.create(_text(path), mode, fip.contents.flags)
-        self._opened.add_file(handle, path, writes=True)
+        self._note_open(handle, path, fip, writes=True)
+
+    def _note_open(self, handle: int, path: bytes, fip: Any, *, writes: bool) -> None:
+        """Decide what the kernel may do with the pages that it has under the path: it has one set for all
+        handles, which may have been opened when the path was another file."""
+        now = None
+        with contextlib.suppress(Exception):  # then its pages are read again
+            now = self._vfs.getattr(None, handle)
+        if self._opened.add_file(handle, path, now.ino if now else 0, writes=writes):
+            fip.contents.direct_io = 1
+        elif now and self._pages.are_of(path, (now.ino, now.size, now.mtime_ns)):
+            fip.contents.keep_cache = 1
 
     def read(self, path: bytes | None, buf: Any, size: int, offset: int, fip: Any) -> int:
         with _view_of_memory(buf, size, _PYBUF_WRITE) as view:

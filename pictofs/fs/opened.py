@@ -40,20 +40,29 @@ class Opened:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._paths: dict[int, bytes] = {}  # handle → path; the last one, for a file that was removed
+        self._inos: dict[bytes, dict[int, int]] = {}  # path → handle → inode of the file it was opened as
         self._writers: set[int] = set()  # handles that may write
         self._folders: dict[int, Folder] = {}
         self._numbers = itertools.count(1)
 
-    def add_file(self, handle: int, path: bytes, *, writes: bool) -> None:
+    def add_file(self, handle: int, path: bytes, ino: int, *, writes: bool) -> bool:
+        """Whether the path was another file for a handle that is open still."""
         with self._lock:
             self._paths[handle] = path
             if writes:
                 self._writers.add(handle)
+            there = self._inos.setdefault(path, {})
+            there[handle] = ino
+            return any(other != ino for other in there.values())
 
     def remove_file(self, handle: int) -> None:
         with self._lock:
-            self._paths.pop(handle, None)
+            path = self._paths.pop(handle, None)
             self._writers.discard(handle)
+            there = self._inos.get(path or b"", {})
+            there.pop(handle, None)
+            if path is not None and not there:
+                self._inos.pop(path, None)
 
     def path_of(self, handle: int) -> bytes | None:
         with self._lock:
@@ -81,6 +90,9 @@ class Opened:
         with self._lock:
             for handle, path in self._paths.items():
                 self._paths[handle] = _moved(path, old, new)
+            inos, self._inos = self._inos, {}
+            for path, there in inos.items():
+                self._inos.setdefault(_moved(path, old, new), {}).update(there)
             for folder in self._folders.values():
                 folder.path = _moved(folder.path, old, new)
 

@@ -22,7 +22,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pictofs import imagefile
+from pictofs import imagefile, namespace
 from pictofs.api.budget import Allowance
 from pictofs.api.client import Client
 from pictofs.api.credentials import Credentials
@@ -33,6 +33,7 @@ from pictofs.cache.listings import Listings
 from pictofs.cache.metadata import MetadataCache
 from pictofs.fs import fuse
 from pictofs.fs.errnos import errno_of
+from pictofs.fs.kernel import KernelCache
 from pictofs.fs.overlay import overlay_of
 from pictofs.fs.rules import Policy
 from pictofs.fs.vfs import Vfs
@@ -45,7 +46,7 @@ from pictofs.mount.plan import Traits
 from pictofs.mount.problems import MountError, sentence
 from pictofs.mount.remote import DatasetNames, Queue, Service
 from pictofs.mount.status import Refused, StatusReport, Tally, Waiting
-from pictofs.mount.uploads import UploadDesk
+from pictofs.mount.uploads import Selection, UploadDesk, UploadRow
 from pictofs.settings import MountSettings
 from pictofs.transfer.changes import ChangeQueue
 from pictofs.transfer.download import Downloader
@@ -64,7 +65,6 @@ LOG_BYTES = 5 << 20
 DRAIN_SLICE_S = 1.0
 """How often a draining process looks at its signals and tells systemd that it is alive."""
 
-
 CONNECTIONS = 20
 """Kept open to each host, beside those of the prefetch."""
 
@@ -73,6 +73,10 @@ AHEAD_PART = 8
 
 SPOOL_RESERVE_BYTES = 1 << 30
 """The most that a percentage for `min-free` keeps new files from using: a large disk has room for them."""
+
+FORGET_S = 10.0
+"""The longest that `pictofs refresh` and `uploads discard` wait for the kernel to forget: it takes a fraction
+of a second for 100,000 files, unless reads of them hang."""
 
 
 DrainView = Callable[[], AbstractContextManager[Callable[[list[StatusReport]], None]]]
@@ -126,6 +130,22 @@ def _check_mountpoint(mountpoint: Path) -> None:
         raise MountError(
             f"the mount point {mountpoint} is not empty; its files would be hidden. Choose another."
         )
+
+
+class _Desk(UploadDesk):
+    """Files that are discarded vanish for the kernel at once, too."""
+
+    def __init__(
+        self, journal: Journal, spool: Spool, path_of: Callable[[Upload], str], kernel: KernelCache
+    ) -> None:
+        super().__init__(journal, spool, path_of)
+        self._kernel = kernel
+
+    def discard(self, selection: Selection) -> list[UploadRow]:
+        rows = super().discard(selection)
+        self._kernel.forget(row.path for row in rows)
+        self._kernel.settle(FORGET_S)
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +203,7 @@ class _Mount:
         self._mountpoint = mountpoint
         self._drain_timeout_s = settings.drain_timeout_s
         self._stack = stack
+        self._kernel = KernelCache()
 
         client = self._client = stack.enter_context(
             Client(
@@ -244,6 +265,7 @@ class _Mount:
             may_revalidate=self._allowance.may_refresh,
             listings=Listings(account.cache / "listings"),
             listing_limit=settings.listing_limit,
+            on_others_changes=self._kernel.forget,
         )
         stack.callback(metadata.close)
         _check_datasets(settings, metadata)
@@ -304,6 +326,7 @@ class _Mount:
             ),
             binding=settings.binding,
             on_ready=on_ready,
+            kernel=self._kernel,
         )
 
     def _start(self) -> None:
@@ -341,7 +364,7 @@ class _Mount:
         self._parts = Parts(
             record=record,
             journal=self._journal,
-            desk=UploadDesk(self._journal, self._spool, self._path_of),
+            desk=_Desk(self._journal, self._spool, self._path_of, self._kernel),
             uploader=self._uploader,
             progress=self._progress,
             budget=lambda: self._client.budget,
@@ -351,7 +374,7 @@ class _Mount:
             removals=self._journal.changes.removals,
             changes=lambda: len(self._journal.changes) - self._journal.changes.removals(),
             refused=lambda: [Refused(p.path, p.kind.value, p.reason) for p in self._changes.problems()],
-            refresh=self.vfs.refresh,
+            refresh=self._refresh,
             archive=self._archive_desk,
             traits=self._traits,
             unmount=self._unmount,
@@ -391,6 +414,19 @@ class _Mount:
             bytes_per_s=throughput.bytes_per_s if throughput else None,
             files_per_s=throughput.files_per_s if throughput else None,
         )
+
+    def _refresh(self, path: str) -> None:
+        """The service is asked at the next look, and the kernel asks the drive."""
+        wanted = namespace.split_local(path)[:1]
+        known = [
+            f"{name}/{place}" if place else name
+            for name, dataset in self._metadata.known_datasets().items()
+            for place in self._metadata.known_paths(dataset.id)
+            if wanted in ([], [name])
+        ]
+        self.vfs.refresh(path)
+        self._kernel.forget(known)
+        self._kernel.settle(FORGET_S)
 
     def _unmount(self, drain_timeout_s: float) -> None:
         self._drain_timeout_s = drain_timeout_s

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 from pathlib import Path
 
+import mounts
 import pytest
 from drives import Drive, picture
 from sandbox_process import SandboxProcess
@@ -127,3 +129,73 @@ def test_beyond_the_limit_only_folders_that_are_looked_into_are_listed(
         shutil.copy(photos / "folder-03" / "image-00003.jpg", photos / "folder-04" / "copy.jpg")
         assert drive.wait().returncode == 0
         assert len(os.listdir(photos / "folder-04")) == 301
+
+
+def put(sandbox: SandboxProcess, name: str, data: bytes) -> None:
+    """What another client uploads, with any size and time as they come."""
+    image = {"filename": name, "content_base64": base64.b64encode(data).decode()}
+    sandbox.populate(dataset="photos", raw_images=[image])
+
+
+@pytest.mark.parametrize("binding", ["mfusepy", "fusepy"])
+def test_another_client_is_seen_within_the_ttl_and_never_as_stale_bytes(
+    tmp_path: Path, sandbox: SandboxProcess, binding: str
+) -> None:
+    """A name is used again by an image of the same size while the old one is open; then it is moved away."""
+    one, two = (picture(number, "BMP") for number in (1, 2))
+    assert len(one) == len(two)
+    put(sandbox, "x.bmp", one)
+    with (
+        Drive(tmp_path, sandbox, "--binding", binding, "--metadata-ttl", "300ms") as drive,
+        drive.sdk() as sdk,
+    ):
+        path = drive.mnt / "photos" / "x.bmp"
+        assert path.read_bytes() == one
+        with path.open("rb") as reader:
+            sdk.images.delete("photos", "x.bmp")
+            put(sandbox, "x.bmp", two)
+            mounts.wait_until(lambda: path.read_bytes() != one, "the other image shows")
+            assert path.read_bytes() == two
+            assert reader.read() == one
+            reader.seek(0)
+            assert path.read_bytes() == two
+        sdk.directories.create("photos", "/folder")
+        (image,) = drive.images("photos").values()
+        sdk.batch.move("photos", [image.id], target_directory_path="/folder")
+        moved = drive.mnt / "photos" / "folder" / "x.bmp"
+        mounts.wait_until(lambda: os.listdir(drive.mnt / "photos") == ["folder"], "the move shows")
+        mounts.wait_until(lambda: not path.exists(), "the kernel has forgotten")
+        assert moved.read_bytes() == two
+        sdk.directories.rename("photos", "/folder", "other")
+        mounts.wait_until(lambda: os.listdir(drive.mnt / "photos") == ["other"], "the new name shows")
+        mounts.wait_until(lambda: not moved.exists(), "the kernel has forgotten")
+        sdk.images.delete("photos", "other/x.bmp")
+        mounts.wait_until(lambda: os.listdir(drive.mnt / "photos" / "other") == [], "the removal shows")
+
+
+def test_after_a_refresh_the_kernel_remembers_nothing_either(drive: Drive, sandbox: SandboxProcess) -> None:
+    """Within the second for which it would believe what it was told."""
+    put(sandbox, "x.jpg", picture(1))
+    put(sandbox, "gone.jpg", picture(2))
+    drive.run("refresh", str(drive.mnt), check=True)
+    with drive.sdk() as sdk:
+        for number in range(3, 6):
+            paths = [drive.mnt / "photos" / name for name in ("x.jpg", "gone.jpg")]
+            assert all(path.read_bytes() for path in paths)
+            believed = [path.stat() for path in paths]
+            sdk.images.delete("photos", "x.jpg")
+            put(sandbox, "x.jpg", picture(number, size=(32, 24 + number)))
+            drive.run("refresh", str(drive.mnt / "photos"), check=True)
+            assert paths[0].stat().st_ino != believed[0].st_ino
+            assert paths[0].read_bytes() == picture(number, size=(32, 24 + number))
+        sdk.images.delete("photos", "gone.jpg")
+        drive.run("refresh", str(drive.mnt / "photos"), check=True)
+        assert not paths[1].exists()
+
+
+def test_a_discarded_file_is_gone_at_once(drive: Drive) -> None:
+    path = drive.mnt / "photos" / "broken.jpg"
+    path.write_bytes(b"no image at all")
+    assert path.stat().st_size == 15
+    drive.run("uploads", "discard", str(drive.mnt), "--yes", check=True)
+    assert not path.exists()

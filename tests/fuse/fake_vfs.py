@@ -18,6 +18,7 @@ from typing import Any
 
 from pictofs.api import errors
 from pictofs.fs.attributes import Attributes, Entry, Listing, StatFs
+from pictofs.fs.kernel import KernelCache
 
 MANY = 10_000
 MAX_FILE_BYTES = 50 * 1024 * 1024
@@ -111,6 +112,7 @@ class FakeVfs:
     """Does what a local disk does, within `VfsProtocol`.
 
     Attributes, all for tests:
+        kernel: what its mount is handed.
         calls: how often each operation was called.
         last_flags: of open or create.
         faults: operation → name of the exception it raises (see `exception_named`), on every path.
@@ -120,6 +122,7 @@ class FakeVfs:
     """
 
     def __init__(self, *, fail_start: bool = False) -> None:
+        self.kernel = KernelCache()
         self._lock = threading.Lock()
         self._version = 0  # of the tree: names, sizes, times
         self._inos = iter(range(2, 1 << 40))
@@ -419,6 +422,27 @@ class FakeVfs:
                 "open_files": len(self._handles),
                 "calls_a_thread_remembers": list(self.thread_states.values()),
             }
+
+    def command_swap(self, path: str, text: str) -> None:
+        """Another file under this name, made at the same time, as another client may upload one."""
+        with self._lock:
+            _, children, name = self._folder(path)
+            self._changed()
+            children[name] = Node(
+                next(self._inos), bytearray(text.encode()), mtime_ns=children[name].mtime_ns
+            )
+
+    def command_vanish(self, path: str) -> None:
+        """Remove a file behind the kernel's back."""
+        with self._lock:
+            _, children, name = self._folder(path)
+            self._changed()
+            del children[name]
+
+    def command_forget(self, paths: list[str]) -> bool:
+        """Make the kernel forget paths; whether it is done."""
+        self.kernel.forget(paths)
+        return self.kernel.settle(10)
 
     def command_replace(self, path: str, text: str) -> None:
         """Change a file behind the kernel's back, as another client does."""

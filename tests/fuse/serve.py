@@ -47,6 +47,7 @@ def main() -> None:
         MountOptions(**json.loads(arguments.options)),
         binding=arguments.binding,
         on_ready=ready,
+        kernel=vfs.kernel,
     )
 
 

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tarfile
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -314,3 +314,66 @@ def test_a_change_behind_the_kernel_shows_when_the_attributes_expire(drive: Driv
         drive.ask("replace", path=f"/{folder.name}/a.jpg", text=text)
         wait_until(lambda wanted=text: path.read_text() == wanted, f"{text!r} is read", 10)
         assert path.stat().st_size == len(text)
+
+
+def test_a_name_that_is_another_file_now_never_reads_as_the_old_one(drive: Drive, folder: Path) -> None:
+    """Of the same length and time, opened within the second in which the kernel asks for no attributes."""
+    path = folder / "a.jpg"
+    path.write_text("first")
+    for text in ("other", "third", "forth"):
+        path.read_text()
+        drive.ask("swap", path=f"/{folder.name}/a.jpg", text=text)
+        assert path.read_text() == text
+
+
+def test_a_name_that_was_moved_away_and_used_again_reads_as_what_it_is(drive: Drive, folder: Path) -> None:
+    for place in ("a", "b"):
+        (folder / place).mkdir()
+        (folder / place / "x.jpg").write_text(place * 5)
+        assert (folder / place / "x.jpg").read_text() == place * 5
+    (folder / "a").rename(folder / "c")
+    (folder / "b").rename(folder / "a")
+    assert (folder / "a" / "x.jpg").read_text() == "b" * 5
+    assert (folder / "c" / "x.jpg").read_text() == "a" * 5
+    (folder / "c" / "x.jpg").rename(folder / "a" / "x.jpg")
+    assert (folder / "a" / "x.jpg").read_text() == "a" * 5
+
+
+@pytest.fixture(scope="module")
+def trusting_drive(mount_it: MountIt) -> Iterator[Drive]:
+    """A drive whose kernel believes what it knows for an hour."""
+    with mount_it("--options", '{"attr_timeout_s": 3600, "entry_timeout_s": 3600}') as drive:
+        yield drive
+
+
+def test_the_kernel_forgets_at_once_what_it_is_told_to(trusting_drive: Drive) -> None:
+    drive = trusting_drive
+    folder = drive.root / "folder"
+    folder.mkdir()
+    for name in ("longer.jpg", "gone.jpg", "open.jpg", "caf\udce9.jpg"):
+        (folder / name).write_text("first")
+        assert (folder / name).read_text() == "first"
+        (folder / name).stat()  # a read makes the kernel ask for the access time
+    with (folder / "open.jpg").open() as reader:
+        assert reader.read() == "first"
+        drive.ask("swap", path="/folder/longer.jpg", text="a longer text")
+        drive.ask("vanish", path="/folder/gone.jpg")
+        drive.ask("swap", path="/folder/open.jpg", text="a longer text")
+        assert (folder / "longer.jpg").stat().st_size == 5  # believed
+        assert (folder / "gone.jpg").exists()
+        paths = [
+            "folder/longer.jpg",
+            "folder/gone.jpg",
+            "folder/open.jpg",
+            "folder/caf\udce9.jpg",
+            "no/where",
+        ]
+        assert drive.ask("forget", paths=paths) is True
+        if drive.backend.major == 2:
+            return  # libfuse 2 cannot: there it takes as long as attributes are believed
+        assert (folder / "longer.jpg").stat().st_size == len("a longer text")
+        assert (folder / "longer.jpg").read_text() == "a longer text"
+        assert not (folder / "gone.jpg").exists()
+        assert (folder / "open.jpg").read_text() == "a longer text"
+        reader.seek(0)
+        assert reader.read() == "first"  # its own file, which others see no longer

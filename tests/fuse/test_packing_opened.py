@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pictofs.fs.attributes import Attributes, Entry, Listing
+from pictofs.fs.kernel import Pages
 from pictofs.fs.opened import Opened
 from pictofs.fs.packing import PreparedListing, StatPacker
 
@@ -126,9 +127,9 @@ def test_changes_are_noted_in_the_folders_that_hold_the_name() -> None:
 
 def test_a_file_open_for_writing_counts_as_changed() -> None:
     opened = Opened()
-    opened.add_file(1, b"/a/writing.jpg", writes=True)
-    opened.add_file(2, b"/a/reading.jpg", writes=False)
-    opened.add_file(3, b"/a/written.jpg", writes=True)
+    opened.add_file(1, b"/a/writing.jpg", 1, writes=True)
+    opened.add_file(2, b"/a/reading.jpg", 2, writes=False)
+    opened.add_file(3, b"/a/written.jpg", 3, writes=True)
     opened.remove_file(3)
     number, _ = opened.add_folder(b"/a")
     assert names_changed(opened, number) == {b"writing.jpg"}
@@ -136,8 +137,8 @@ def test_a_file_open_for_writing_counts_as_changed() -> None:
 
 def test_paths_follow_a_rename() -> None:
     opened = Opened()
-    opened.add_file(1, b"/a/b/x.jpg", writes=True)
-    opened.add_file(2, b"/a/bc.jpg", writes=True)
+    opened.add_file(1, b"/a/b/x.jpg", 1, writes=True)
+    opened.add_file(2, b"/a/bc.jpg", 2, writes=True)
     number, folder = opened.add_folder(b"/a/b")
     opened.renamed(b"/a/b", b"/c")
     assert opened.path_of(1) == b"/c/x.jpg"
@@ -149,7 +150,7 @@ def test_paths_follow_a_rename() -> None:
 
 def test_what_is_closed_is_forgotten() -> None:
     opened = Opened()
-    opened.add_file(1, b"/x.jpg", writes=True)
+    opened.add_file(1, b"/x.jpg", 1, writes=True)
     number, _ = opened.add_folder(b"/")
     opened.remove_file(1)
     opened.remove_folder(number)
@@ -169,3 +170,44 @@ def test_only_the_adapter_imports_a_binding() -> None:
         or line.strip().startswith(("from fuse ", "from mfusepy "))
     }
     assert importers == {"fs/fuse.py"}
+
+
+def test_handles_that_were_opened_as_different_files_do_not_share_pages() -> None:
+    opened = Opened()
+    assert not opened.add_file(1, b"/a/x.jpg", 7, writes=False)
+    assert not opened.add_file(2, b"/a/x.jpg", 7, writes=True)
+    assert opened.add_file(3, b"/a/x.jpg", 8, writes=False)
+    assert not opened.add_file(4, b"/a/y.jpg", 8, writes=False)
+    opened.renamed(b"/a", b"/b")
+    opened.remove_file(1)
+    opened.remove_file(3)
+    assert opened.add_file(5, b"/b/x.jpg", 9, writes=False)  # 2 is open as 7
+    opened.remove_file(2)
+    opened.remove_file(5)
+    assert not opened.add_file(6, b"/b/x.jpg", 10, writes=False)
+
+
+def test_pages_are_a_files_until_another_is_opened_there() -> None:
+    pages = Pages()
+    assert not pages.are_of(b"/a/x.jpg", 1)
+    assert pages.are_of(b"/a/x.jpg", 1)
+    assert not pages.are_of(b"/a/x.jpg", 2)
+    assert not pages.are_of(b"/a/x.jpg", 1)
+    pages.are_of(b"/b/x.jpg", 3)
+    pages.are_of(b"/b/c/x.jpg", 4)
+    pages.are_of(b"/bc/x.jpg", 5)
+    pages.renamed(b"/b", b"/a")
+    assert not pages.are_of(b"/a/x.jpg", 1)
+    assert not pages.are_of(b"/b/c/x.jpg", 4)
+    assert pages.are_of(b"/bc/x.jpg", 5)
+    pages.renamed(b"/bc/x.jpg", b"/a/y.jpg")
+    assert not pages.are_of(b"/bc/x.jpg", 5)
+
+
+def test_pages_are_remembered_for_so_many_paths() -> None:
+    pages = Pages(paths=3)
+    for path in (b"/a/1", b"/a/2", b"/b/1", b"/c/1"):
+        pages.are_of(path, 1)
+    assert pages.are_of(b"/b/1", 1)
+    assert pages.are_of(b"/c/1", 1)
+    assert not pages.are_of(b"/a/1", 1)
