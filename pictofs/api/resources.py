@@ -17,6 +17,9 @@ IMAGES_PER_LISTING = 10_000
 """Most image rows, or signed URLs, that the service puts into one answer."""
 
 
+_NO_URLS = {"image_url": None, "thumbnail_url": None, "annotation_url": None}
+
+
 class _Identified(Protocol):
     @property
     def id(self) -> str: ...
@@ -87,9 +90,11 @@ class Datasets:
         images = {image.id: image for _, rows in pages for image in rows}
         return pages[-1][0], [*images.values()]
 
-    def iter_contents(self, dataset: str) -> Iterator[tuple[Dataset, Sequence[Image]]]:
+    def iter_contents(
+        self, dataset: str, *, with_urls: bool = True
+    ) -> Iterator[tuple[Dataset, Sequence[Image]]]:
         """`contents` page by page, at least one: the dataset as it was then, and up to 10,000 images. An
-        image that moved between pages comes twice."""
+        image that moved between pages comes twice. URLs take as much memory as all the rest."""
         offset = 0
         while True:
             query = {"include_images": True, "images_limit": IMAGES_PER_LISTING, "images_offset": offset}
@@ -98,7 +103,7 @@ class Datasets:
                 "/datasets/{dataset}",
                 _dataset_with_images,
                 query=query,
-                each=_image_or_other,
+                each=_image_or_other if with_urls else _slim_image_or_other,
                 dataset=dataset,
             )
             yield found, rows
@@ -291,6 +296,10 @@ def _dataset_with_images(body: Any) -> tuple[Dataset, list[Image]]:
 def _image_or_other(row: dict[str, Any]) -> object:
     """An image as soon as it is read, so that 10,000 rows are not in memory as JSON all at once."""
     return Image.from_json(row) if "filename" in row else row
+
+
+def _slim_image_or_other(row: dict[str, Any]) -> object:
+    return Image.from_json({**row, **_NO_URLS}) if "filename" in row else row
 
 
 def _directory(body: Any) -> Directory:

@@ -53,6 +53,8 @@ class Tree:
         listed: Iterable[str] | None = None,
     ) -> None:
         self.is_whole = listed is None
+        self.token = object()
+        """This tree and no other, for those who must not keep it alive."""
         self.root = Folder("/", listed=self.is_whole)
         self._folders: dict[str, Folder] = {"/": self.root}
         self._images: dict[str, Image] = {}

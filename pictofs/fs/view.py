@@ -390,7 +390,7 @@ class View:
         subfolders = self._pending_subfolders(node)
         with self._metadata.reading(node.dataset.id) as tree:
             folder = tree.folder(node.path)
-            stamp = (tree, folder.version if folder else 0, changes)
+            stamp = (tree.token, folder.version if folder else 0, changes)
             if known is not None and known.stamp == stamp:
                 return known.listing
             subfolders |= {name: f.path for name, f in folder.subfolders.items()} if folder else {}

@@ -38,7 +38,7 @@ from pictofs.fs.overlay import overlay_of
 from pictofs.fs.rules import Policy
 from pictofs.fs.vfs import Vfs
 from pictofs.fs.view import Owner, View
-from pictofs.mount import accounts, daemon, desktop, mountinfo, notify, organization
+from pictofs.mount import accounts, daemon, desktop, memory, mountinfo, notify, organization
 from pictofs.mount.archive import ArchiveDesk
 from pictofs.mount.control import ControlServer, MountRecord, socket_path, write_record
 from pictofs.mount.handlers import Parts, Progress, build_handlers, report
@@ -179,6 +179,7 @@ def _serve(
     foreground: bool,
 ) -> None:
     """Build the drive, serve it until it is unmounted, drain, and take all down."""
+    memory.prepare()
     with ExitStack() as stack:
         stack.enter_context(_logging(settings, foreground=foreground))
         try:

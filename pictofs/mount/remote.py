@@ -72,10 +72,9 @@ class Service:
 
     def contents(self, dataset_id: str) -> tuple[Dataset, Iterable[Image]]:
         # The counters of the first page: what changes while the others are asked for moves them again.
-        pages = self._client.datasets.iter_contents(dataset_id)
+        pages = self._client.datasets.iter_contents(dataset_id, with_urls=False)
         dataset, first = next(pages)
-        rows = chain(first, chain.from_iterable(rows for _, rows in pages))
-        return dataset, (image.without_urls() for image in rows)
+        return dataset, chain(first, chain.from_iterable(images for _, images in pages))
 
     def folder(self, dataset_id: str, path: str) -> Iterable[Image]:
         rows = self._client.images.iter(dataset_id, directory_path=path)
