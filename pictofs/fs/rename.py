@@ -10,30 +10,24 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
-from typing import Protocol
 
 from pictofs import namespace
-from pictofs.api.models import Dataset, Directory
+from pictofs.api.models import Dataset, Image
 from pictofs.cache.metadata import MetadataCache
 from pictofs.fs import rules
+from pictofs.fs.copying import to_spool
 from pictofs.fs.desk import ChangeDesk
 from pictofs.fs.entries import Entries
+from pictofs.fs.folders import FolderRemote, FolderRenames
 from pictofs.fs.handles import Key, LocalFile, Phase
 from pictofs.fs.view import FolderNode, ImageNode, LocalNode, Node, RootNode, View
-from pictofs.transfer.journal import Journal, Upload, UploadGoneError
+from pictofs.transfer.download import Downloader
+from pictofs.transfer.journal import Journal, NewUpload, State, Upload, UploadGoneError
 from pictofs.transfer.records import Change, ChangeKind, archiving
 from pictofs.transfer.spool import Spool
 
 RENAME_NOREPLACE = 1
 """The only flag of renameat2(2) that is honoured (linux/fs.h)."""
-
-
-class RenameRemote(Protocol):
-    """The service's routes for it; one API request each."""
-
-    def rename_dataset(self, dataset_id: str, new_name: str) -> Dataset: ...
-    def rename_directory(self, dataset_id: str, path: str, new_name: str) -> Directory: ...
 
 
 class Renames:
@@ -46,19 +40,29 @@ class Renames:
         metadata: MetadataCache,
         journal: Journal,
         spool: Spool,
+        downloader: Downloader,
         desk: ChangeDesk,
         entries: Entries,
-        remote: RenameRemote,
+        remote: FolderRemote,
         policy: rules.Policy,
     ) -> None:
         self._view = view
         self._metadata = metadata
         self._journal = journal
         self._spool = spool
+        self._downloader = downloader
         self._desk = desk
         self._entries = entries
-        self._remote = remote
         self._policy = policy
+        self._folders = FolderRenames(
+            view=view,
+            metadata=metadata,
+            journal=journal,
+            desk=desk,
+            remote=remote,
+            policy=policy,
+            rename_local=self._give_place,
+        )
 
     def rename(self, old: str, new: str, flags: int) -> None:
         """Rename `old` to `new`.
@@ -89,7 +93,7 @@ class Renames:
         if isinstance(source, RootNode) or isinstance(target, RootNode):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), old)
         if isinstance(source, FolderNode):
-            self._rename_folder(old, source, new, target)
+            self._folders.rename(old, source, new, target)
         elif isinstance(target, FolderNode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), new)
         elif isinstance(source, LocalNode):
@@ -114,13 +118,15 @@ class Renames:
                 target.file.unlinked = True
                 target.file.upload = None
             self._view.closed(target.file)
-        if source.file is not None:
-            upload = self._rename_open(source.file, key, replaces)
-        else:
-            assert source.upload is not None  # A LocalNode has a file or an upload.
-            upload = self._rename_upload(source.upload, key, replaces)
+        upload = self._give_place(source, key, replaces)
         if self._policy.sync and upload is not None:
             rules.await_upload(self._journal, new, upload, self._policy.upload_wait_s)
+
+    def _give_place(self, source: LocalNode, key: Key, replaces: str | None = None) -> Upload | None:
+        if source.file is not None:
+            return self._rename_open(source.file, key, replaces)
+        assert source.upload is not None  # A LocalNode has a file or an upload.
+        return self._rename_upload(source.upload, key, replaces)
 
     def _rename_open(self, file: LocalFile, key: Key, replaces: str | None) -> Upload | None:
         with file.lock:
@@ -159,7 +165,8 @@ class Renames:
         source = self._desk.own(old, source)
         image = source.image
         if key.filename != image.filename:
-            raise rules.refusal(errno.EPERM, old, "the service has no route that renames an image")
+            self._rename_by_copy(old, source, new, dataset, key, target)
+            return
         kind = ChangeKind.MOVE if dataset.id == source.dataset.id else ChangeKind.TRANSFER
         if kind is ChangeKind.TRANSFER:
             self._policy.check_upload(new, dataset)
@@ -182,32 +189,56 @@ class Renames:
             changes = [archiving(self._desk.own(new, target).image, new), change]
         self._desk.hand_in(old, changes)
 
-    def _rename_folder(self, old: str, source: FolderNode, new: str, target: Node | None) -> None:
-        if target is not None:
-            if not isinstance(target, FolderNode):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), new)
-            raise OSError(errno.ENOTEMPTY, "there is a folder of this name already", new)
-        parent_path, _, name = new.rpartition("/")
-        parent = self._view.resolve(parent_path)
-        server_name = rules.server_name(new, name)
-        if source.path == "/" and isinstance(parent, RootNode):
-            self._remote.rename_dataset(source.dataset.id, server_name)
-            self._metadata.forget_datasets()
-            return
-        if source.path == "/" or parent != replace(source, path=namespace.parent(source.path)):
-            raise rules.refusal(errno.EPERM, old, "a folder can be renamed, but not moved to another one yet")
-        if self._is_busy(source):
-            raise rules.refusal(
-                errno.EBUSY, old, "files in it are still on their way to the service (pictofs wait)"
-            )
-        self._remote.rename_directory(source.dataset.id, source.path, server_name)
-        self._metadata.refresh(source.dataset.id)
+    def _rename_by_copy(
+        self,
+        old: str,
+        source: ImageNode,
+        new: str,
+        dataset: Dataset,
+        key: Key,
+        target: ImageNode | LocalNode | None,
+    ) -> None:
+        """The service has no route that renames an image: its bytes go up under the new name, and when they
+        are there the old image is archived. What people have made of it would be lost on the way."""
+        image = self._metadata.image(source.image.id)
+        work = [("labels", image.annotation_count), ("tags", image.tags), ("a split", image.split)]
+        lost = [name for name, there in work if there]
+        if lost:
+            reason = f"the service has no route that renames an image, and it has {' and '.join(lost)}"
+            raise rules.refusal(errno.EPERM, old, f"{reason}; moving it to another folder works")
+        self._policy.check_upload(new, dataset)
+        rules.check_name(new, key.filename)
+        mtime_ns = self._view.image_attributes(source.image).mtime_ns
+        with to_spool(source.image, self._downloader, self._spool) as file:
+            file.fsync()
+        try:
+            if isinstance(target, LocalNode):
+                self._entries.forget(target)
+            upload = self._journal.add(self._describe_copy(source.image, key, file.name, target, mtime_ns))
+        except BaseException:
+            self._spool.remove(file.name)
+            raise
+        self._metadata.forget(source.dataset.id, source.image.id)
+        if self._policy.sync:
+            rules.await_upload(self._journal, new, upload, self._policy.upload_wait_s)
 
-    def _is_busy(self, folder: FolderNode) -> bool:
-        """Whether a file in the folder or below it is open here or on its way."""
-        places = [(f.key.dataset_id, f.key.folder) for f in self._view.open_files()]
-        places += [(folder.dataset.id, path) for path in self._journal.folders(folder.dataset.id)]
-        return any(
-            dataset_id == folder.dataset.id and namespace.is_within(path, folder.path)
-            for dataset_id, path in places
+    def _describe_copy(
+        self, image: Image, key: Key, spool_name: str, target: ImageNode | LocalNode | None, mtime_ns: int
+    ) -> NewUpload:
+        path = self._spool.path(spool_name)
+        size_bytes = path.stat().st_size
+        state, reason, width, height = rules.judge(path, key.filename, size_bytes)
+        if not namespace.is_working_name(key.filename):  # what the service has taken once goes up as it is
+            state, reason = State.QUEUED, None
+        return NewUpload(
+            *key,
+            spool_name,
+            size_bytes,
+            mtime_ns,
+            width,
+            height,
+            state,
+            reason,
+            replaces_image_id=target.image.id if isinstance(target, ImageNode) else None,
+            supersedes=image,
         )

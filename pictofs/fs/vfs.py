@@ -29,10 +29,12 @@ from pictofs.cache.content import ContentCache
 from pictofs.cache.metadata import MetadataCache
 from pictofs.fs import rules
 from pictofs.fs.attributes import Attributes, Listing, StatFs
+from pictofs.fs.copying import to_spool
 from pictofs.fs.desk import ChangeDesk, Changes
 from pictofs.fs.entries import Entries, EntriesRemote
+from pictofs.fs.folders import FolderRemote
 from pictofs.fs.handles import Handle, Key, LocalFile, Phase
-from pictofs.fs.rename import RenameRemote, Renames
+from pictofs.fs.rename import Renames
 from pictofs.fs.view import FolderNode, ImageNode, LocalNode, RootNode, View
 from pictofs.fs.xattrs import XattrRemote, Xattrs
 from pictofs.transfer.changes import Became
@@ -47,11 +49,8 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 4096
 """The unit of statfs: the page size, as local file systems have it."""
 
-COPY_BYTES = 1 << 20
-"""How much is copied at a time when an uploaded image is opened for writing."""
 
-
-class Remote(RenameRemote, EntriesRemote, XattrRemote, Protocol):
+class Remote(FolderRemote, EntriesRemote, XattrRemote, Protocol):
     """Changes that are made while the program waits: one API request each."""
 
 
@@ -98,6 +97,7 @@ class Vfs:
             metadata=metadata,
             journal=journal,
             spool=spool,
+            downloader=downloader,
             desk=self._desk,
             entries=self._entries,
             remote=remote,
@@ -259,20 +259,10 @@ class Vfs:
     def _open_image_for_writing(self, node: ImageNode, flags: int) -> LocalFile:
         """`-o overwrite`: a local file that will take the image's place."""
         key = Key(node.dataset.id, node.folder, node.image.filename)
-        spool_file = self._spool.create()
+        empty = bool(flags & os.O_TRUNC)
+        spool_file = self._spool.create() if empty else to_spool(node.image, self._downloader, self._spool)
         file = LocalFile(key, self._spool, spool_file)
         file.replaces_image_id = node.image.id
-        if not flags & os.O_TRUNC:
-            reader = self._downloader.open(node.image)
-            try:
-                offset = 0
-                while data := reader.read(COPY_BYTES, offset):
-                    offset += spool_file.pwrite(data, offset)
-            except BaseException:
-                file.close()
-                raise
-            finally:
-                reader.close()
         return self._register(file)
 
     def _register(self, file: LocalFile) -> LocalFile:

@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pictofs import namespace
+from pictofs.api.models import Image
 from pictofs.transfer.change_log import ChangeLog
 from pictofs.transfer.claims import Claims
 from pictofs.transfer.crashpoints import CrashPoint, reach
@@ -34,12 +35,14 @@ from pictofs.transfer.records import (
     Change,
     ChangeKind,
     Fate,
+    Key,
     NewUpload,
     Outcome,
     State,
     Tally,
     Upload,
     UploadGoneError,
+    archiving,
 )
 from pictofs.transfer.schema import JournalDamagedError, JournalError, JournalTooNewError
 from pictofs.transfer.spool import Spool
@@ -136,7 +139,13 @@ class Journal:
             else:
                 image_id = self._replaced(transaction, old, new.replaces_image_id, old.replaces_image_id)
                 kept = old.old_archived and image_id == old.replaces_image_id
-                row = replace(row, replaces_image_id=image_id, old_archived=kept, suspect=old.suspect)
+                row = replace(
+                    row,
+                    replaces_image_id=image_id,
+                    old_archived=kept,
+                    suspect=old.suspect,
+                    supersedes=old.supersedes,
+                )
                 if old.in_flight:
                     transaction.update_row(replace(old, abandoned=True))
                     row = transaction.insert_row(row)
@@ -199,6 +208,9 @@ class Journal:
                     there = self._replaced(transaction, moved, replaces_image_id, there)
                 if row.replaces_image_id is not None:
                     self._core.insert_wish(transaction, row.replaces_image_id, row)
+                if row.supersedes is not None and place == _place_of(row.supersedes):
+                    there = there or row.supersedes.id  # back under its old name: a rewrite of it
+                    moved = replace(moved, supersedes=None)
                 moved = replace(moved, replaces_image_id=there, old_archived=False)
             if displaced is not None:
                 self._core.abandon_or_drop(transaction, displaced)
@@ -232,6 +244,8 @@ class Journal:
                 self._core.abandon_or_drop(transaction, row)
                 if row.replaces_image_id is not None:
                     self._core.insert_wish(transaction, row.replaces_image_id, row)
+                if row.supersedes is not None:
+                    self._core.insert_change(transaction, archiving(row.supersedes))
             elif row is None and landed is not None and landed.image is not None:
                 self._core.insert_wish(transaction, landed.image.id, landed)
         reach(CrashPoint.ROW_REMOVED)
@@ -250,6 +264,10 @@ class Journal:
             for row in rows:
                 self._core.abandon_or_drop(transaction, row)
                 self._core.restore_old(transaction, row)
+                if row.supersedes is not None:  # it was only hidden; the answer shows it again
+                    self._core.insert_change(
+                        transaction, replace(archiving(row.supersedes), kind=ChangeKind.RESTORE)
+                    )
         reach(CrashPoint.ROW_REMOVED)
         self._core.remove_bytes(rows)
         self._core.tell()
@@ -408,6 +426,10 @@ class Journal:
         for image_id in wanted[1:]:
             self._core.insert_wish(transaction, image_id, row)
         return wanted[0] if wanted else None
+
+
+def _place_of(image: Image) -> Key:
+    return image.dataset_id, image.directory_path, image.filename
 
 
 def _may_be_forced(row: Upload) -> bool:

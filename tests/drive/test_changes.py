@@ -59,29 +59,34 @@ def test_rm_and_mv_of_1000_images_cost_6_requests(drive: Drive, sandbox: Sandbox
     assert len(drive.images("many", include_archived=True)) == 1000
 
 
-def test_rm_r_of_20_folders_costs_30_requests_and_cp_r_makes_none_of_them(
-    drive: Drive, sandbox: SandboxProcess, tmp_path: Path
-) -> None:
-    for folder in range(20):
-        (tmp_path / "in" / f"f{folder}").mkdir(parents=True)
-        for number in range(50):
-            path = tmp_path / "in" / f"f{folder}" / f"{number}.jpg"
-            path.write_bytes(picture(folder * 50 + number))
+def test_rm_r_of_20_folders_costs_30_requests(drive: Drive, sandbox: SandboxProcess) -> None:
+    fill(drive, "tree", folders=20, images=1000)
+    assert len(look(drive, "tree")) == 1020
+    sandbox.reset_stats()
+    shell(drive, "rm -r tree/*")
+    assert look(drive, "tree") == []
+    settle(drive)
+    assert sandbox.requests() <= 30
+    assert drive.images("tree") == {}
+    with drive.sdk() as sdk:
+        assert list(sdk.directories.list("tree")) == []
+
+
+def test_cp_r_makes_no_request_for_a_folder(drive: Drive, sandbox: SandboxProcess, tmp_path: Path) -> None:
+    for number in range(60):
+        folder = tmp_path / "in" / f"f{number // 3}" / "deep"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.jpg").write_bytes(picture(number))
     look(drive, "photos")
     sandbox.reset_stats()
     shell(drive, f"cp -r {tmp_path}/in photos/")
     settle(drive)
+    assert set(sandbox.stats()["api"]["by_route"]) == {
+        "POST /images/bulk-upload-url",
+        "POST /images/bulk-register",
+    }
     assert sandbox.requests() <= 12
-    assert "POST /directories/" not in sandbox.stats()["api"]["by_route"]
-    assert len(drive.images("photos")) == 1000
-    sandbox.reset_stats()
-    shell(drive, "rm -r photos/in")
-    assert look(drive, "photos") == []
-    settle(drive)
-    assert sandbox.requests() <= 30
-    assert drive.images("photos") == {}
-    with drive.sdk() as sdk:
-        assert list(sdk.directories.list("photos")) == []
+    assert len(drive.images("photos")) == 60
 
 
 def test_a_swap_through_a_temporary_folder(drive: Drive) -> None:
@@ -135,6 +140,66 @@ def test_to_another_dataset_with_labels_and_open_files(drive: Drive, sandbox: Sa
     first.unlink()
     settle(drive)
     assert f"/in/{names[0]}" not in drive.images("target")
+
+
+def test_another_name_keeps_the_bytes_and_archives_the_old(drive: Drive) -> None:
+    photos = drive.mnt / "photos"
+    (photos / "x.jpg").write_bytes(picture(1))
+    settle(drive)
+    os.utime(photos / "x.jpg", (5, 5))
+    shell(drive, "mkdir photos/a && mv photos/x.jpg photos/a/y.jpg")
+    assert look(drive, "photos") == ["a", "a/y.jpg"]
+    settle(drive)
+    assert look(drive, "photos") == ["a", "a/y.jpg"]
+    assert (photos / "a" / "y.jpg").stat().st_mtime == 5
+    assert drive.download("photos", "/a/y.jpg") == picture(1)
+    assert set(drive.images("photos", include_archived=True)) == {"/x.jpg", "/a/y.jpg"}
+    assert set(drive.images("photos")) == {"/a/y.jpg"}
+
+
+def test_folders_are_renamed_and_moved_with_what_is_in_them(drive: Drive, sandbox: SandboxProcess) -> None:
+    fill(drive, "deep", folders=0, images=0, raw_directories=["/f/empty"])
+    sandbox.populate(dataset="deep", folders=2, images=20)
+    fill(drive, "target", folders=0, images=0)
+    before = look(drive, "deep")
+    assert len(before) == 24
+    ids = {image.id for image in drive.images("deep").values()}
+    sandbox.reset_stats()
+    shell(drive, "cd deep && mv folder-00 f/sub && mv f g")
+    expected = sorted(name.replace("folder-00", "g/sub") for name in before if not name.startswith("f/"))
+    expected = sorted({n if n != "f" else "g" for n in expected} | {"g/empty"})
+    assert look(drive, "deep") == expected
+    settle(drive)
+    assert look(drive, "deep") == expected
+    assert sandbox.requests() <= 8
+    assert {image.id for image in drive.images("deep").values()} == ids
+    shell(drive, "mv deep/g target/h")
+    assert look(drive, "target") == ["h", *("h" + name[1:] for name in expected if name.startswith("g/"))]
+    settle(drive)
+    assert len(drive.images("target")) == len(drive.images("deep")) == 10
+    with drive.sdk() as sdk:
+        assert {d.full_path for d in sdk.directories.list("deep")} == {"/folder-01"}
+        assert {d.full_path for d in sdk.directories.list("target")} == {"/h", "/h/empty", "/h/sub"}
+
+
+def test_a_folder_that_is_being_copied_in_can_be_renamed(drive: Drive) -> None:
+    photos = drive.mnt / "photos"
+    (photos / "in").mkdir()
+    for number in range(30):
+        (photos / "in" / f"{number}.jpg").write_bytes(picture(number))
+        if number == 15:
+            (photos / "in").rename(photos / "out")
+            (photos / "in").mkdir()
+    (photos / "in").rename(photos / "out" / "in")
+    expected = {f"/out/{number}.jpg" for number in range(16)}
+    expected |= {f"/out/in/{number}.jpg" for number in range(16, 30)}
+    shown = ["out", "out/in", *(path.lstrip("/") for path in expected)]
+    assert look(drive, "photos") == sorted(shown)
+    settle(drive)
+    assert set(drive.images("photos")) == expected
+    assert look(drive, "photos") == sorted(shown)
+    with drive.sdk() as sdk:
+        assert {d.full_path for d in sdk.directories.list("photos")} == {"/out", "/out/in"}
 
 
 def test_changes_survive_kill_9(drive: Drive, sandbox: SandboxProcess) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import mounts
 import pytest
 from drives import Drive, picture
+from pictograph import BBoxAnnotation, BoundingBox
 from sandbox_process import SandboxProcess
 
 pytestmark = pytest.mark.fuse
@@ -185,6 +186,10 @@ def test_moving_an_image_to_another_folder_keeps_it(synced: Drive) -> None:
     before = synced.images("photos")["/x.jpg"].id
     (photos / "x.jpg").rename(photos / "a" / "x.jpg")
     assert synced.images("photos")["/a/x.jpg"].id == before
+    with synced.sdk() as sdk:
+        label = BBoxAnnotation(name="bird", bounding_box=BoundingBox(x=1, y=1, w=2, h=2))
+        sdk.annotations.save("photos", "a/x.jpg", [label])
+    synced.run("refresh", str(synced.mnt), check=True)
     with pytest.raises(PermissionError):
         (photos / "a" / "x.jpg").rename(photos / "a" / "y.jpg")
     (photos / "a").rename(photos / "b")

@@ -7,8 +7,10 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image as PillowImage
@@ -34,6 +36,21 @@ def jpeg(shade: int = 0) -> bytes:
     return out.getvalue()
 
 
+class Bytes:
+    """An image's bytes from an offset on."""
+
+    def __init__(self, data: bytes, offset: int) -> None:
+        self.offset_bytes = offset
+        self.total_bytes = self.end_bytes = offset + len(data)
+        self._data = data
+
+    def cancel(self) -> None:
+        self._data = b""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter([self._data])
+
+
 class FakeService:
     """Two datasets in memory; `photos` has one image and one folder."""
 
@@ -41,7 +58,7 @@ class FakeService:
         self.rows = [Dataset("d1", "photos"), Dataset("d2", "frozen", storage_class="coldline")]
         self.images = [Image("i1", "old.jpg", "d1", "/", 5)]
         self.folders = [Directory("f1", "d1", "a", "/a")]
-        self.calls: list[tuple[object, ...]] = []
+        self.bytes = {"i1": b"old 1"}
 
     def datasets(self) -> Sequence[Dataset]:
         return self.rows
@@ -70,7 +87,9 @@ class FakeService:
         return gone
 
     def rename_directory(self, dataset_id: str, path: str, new_name: str) -> Directory:
-        raise AssertionError("no test renames a folder here")
+        new = f"{path.rpartition('/')[0]}/{new_name}"
+        self.renamed = (path, new)
+        return Directory("f1", dataset_id, new_name, new)
 
 
 class FakeChanges:
@@ -102,7 +121,7 @@ class House:
         metadata = MetadataCache(self.service, ttl_s=60, hidden=self.journal.hidden, overlay=overlay)
         content = ContentCache(folder / "content", max_bytes=1 << 20)
         view = View(metadata, self.journal, Owner(1, 2, 0o022), probe_size=lambda image: None)
-        downloader = Downloader(content, self._no_bytes, correct_size=metadata.correct_size, timeout_s=5)
+        downloader = Downloader(content, self._bytes, correct_size=metadata.correct_size, timeout_s=5)
         self.vfs = Vfs(
             organization=Organization("o1", "Acme", max_storage_bytes=1 << 40, max_images=1000),
             view=view,
@@ -117,9 +136,9 @@ class House:
             policy=policy,
         )
 
-    @staticmethod
-    def _no_bytes(image: Image, start: int, end: int) -> object:
-        raise AssertionError("nothing is downloaded here")
+    @contextmanager
+    def _bytes(self, image: Image, start: int, end: int) -> Iterator[Bytes]:
+        yield Bytes(self.service.bytes[image.id][start:end], start)
 
     def close(self) -> None:
         self.journal.close()
@@ -245,7 +264,13 @@ def test_refusals(house: House) -> None:
     refused(errno.EISDIR, vfs.unlink, "/photos/a")
     refused(errno.EEXIST, vfs.mkdir, "/photos/a")
     refused(errno.EINVAL, vfs.rename, "/photos/old.jpg", "/photos/b.jpg", 2)
-    refused(errno.EPERM, vfs.rename, "/photos/old.jpg", "/photos/b.jpg", 0)
+    refused(errno.EINVAL, vfs.rename, "/photos/old.jpg", "/photos/b.txt", 0)
+    refused(errno.EROFS, vfs.rename, "/photos/old.jpg", "/frozen/old.jpg", 0)
+    refused(errno.EINVAL, vfs.rename, "/photos/a", "/photos/a/b", 0)
+    refused(errno.EPERM, vfs.rename, "/photos/a", "/a", 0)
+    refused(errno.EPERM, vfs.rename, "/frozen", "/photos/frozen", 0)
+    refused(errno.EISDIR, vfs.rename, "/photos/old.jpg", "/photos/a", 0)
+    refused(errno.ENOTDIR, vfs.rename, "/photos/a", "/photos/old.jpg", 0)
     house.put("/photos/.old.jpg.AbCdEf", jpeg())
     refused(errno.EEXIST, vfs.rename, "/photos/.old.jpg.AbCdEf", "/photos/old.jpg", 0)
     refused(errno.EINVAL, vfs.rename, "/photos/.old.jpg.AbCdEf", "/photos/old.txt", 0)
@@ -443,6 +468,162 @@ def test_folders(house: House) -> None:
     assert "new" in house.names("/")
     house.vfs.rmdir("/new")
     assert "new" not in house.names("/")
+
+
+# mv
+
+
+def test_an_image_moves_at_once_and_is_told_later(house: House) -> None:
+    house.vfs.rename("/photos/old.jpg", "/photos/a/old.jpg")
+    assert house.names() == ["a"]
+    assert house.names("/photos/a") == ["old.jpg"]
+    assert house.changes() == [("move", "i1", "/a")]
+    house.vfs.refresh("/photos")  # a listing from before the service was told
+    assert house.names("/photos/a") == ["old.jpg"]
+    house.vfs.unlink("/photos/a/old.jpg")
+    assert house.changes() == [("move", "i1", "/a"), ("archive", "i1")]
+    house.vfs.refresh("/photos")
+    assert house.names("/photos/a") == []
+
+
+def test_to_another_dataset_it_is_shown_there_at_once(house: House) -> None:
+    house.vfs.mkdir("/new")
+    house.vfs.rename("/photos/old.jpg", "/new/old.jpg")
+    assert (house.names(), house.names("/new")) == (["a"], ["old.jpg"])
+    assert house.get("/new/old.jpg") == b"old 1"
+    for dataset in ("/photos", "/new"):
+        house.vfs.refresh(dataset)
+    assert (house.names(), house.names("/new")) == (["a"], ["old.jpg"])
+    (change,) = house.journal.changes.all()
+    before = house.vfs.getattr("/new/old.jpg")
+    house.vfs.done(change, Image("i9", "old.jpg", "d-new", "/", 5))
+    house.journal.changes.settle([change])
+    assert house.names("/new") == ["old.jpg"]
+    assert house.vfs.getattr("/new/old.jpg") == before
+    assert house.vfs.getxattr("/new/old.jpg", "user.pictograph.id") == b"i9"
+    assert house.changes() == [("archive", "i1")]
+
+
+def test_another_name_goes_up_as_a_copy_and_the_old_one_goes_after_it(house: House) -> None:
+    house.vfs.utimens("/photos/old.jpg", None, 7_000_000_000)
+    house.vfs.rename("/photos/old.jpg", "/photos/a/new.jpg")
+    assert (house.names(), house.names("/photos/a")) == (["a"], ["new.jpg"])
+    assert house.get("/photos/a/new.jpg") == b"old 1"
+    assert house.vfs.getattr("/photos/a/new.jpg").mtime_ns == 7_000_000_000
+    house.vfs.refresh("/photos")
+    assert house.names() == ["a"]
+    row = house.row("new.jpg", "/a")
+    assert row.state is State.QUEUED
+    assert house.changes() == []
+    house.land("new.jpg", Image("i2", "new.jpg", "d1", "/a", 5))
+    assert house.changes() == [("archive", "i1")]
+
+
+def test_another_name_and_back_is_a_rewrite(house: House) -> None:
+    house.vfs.rename("/photos/old.jpg", "/photos/new.jpg")
+    house.vfs.rename("/photos/new.jpg", "/photos/old.jpg")
+    row = house.row("old.jpg")
+    assert (row.replaces_image_id, row.supersedes) == ("i1", None)
+    assert house.names() == ["a", "old.jpg"]
+
+
+def test_another_name_then_removed_or_given_up(house: House) -> None:
+    house.vfs.rename("/photos/old.jpg", "/photos/new.jpg")
+    house.journal.discard([house.row("new.jpg").id])
+    assert house.changes() == [("restore", "i1")]
+    (change,) = house.journal.changes.all()
+    house.vfs.done(change, None)
+    house.journal.changes.settle([change])
+    assert house.names() == ["a", "old.jpg"]
+    house.vfs.rename("/photos/old.jpg", "/photos/new.jpg")
+    house.vfs.unlink("/photos/new.jpg")
+    assert house.changes() == [("archive", "i1")]
+    assert house.names() == ["a"]
+
+
+@pytest.mark.parametrize("work", [{"annotation_count": 1}, {"tags": ("night",)}, {"split": "test"}], ids=str)
+def test_what_people_have_made_of_an_image_is_never_lost_to_another_name(
+    house: House, work: dict[str, Any]
+) -> None:
+    house.names()
+    house.service.images = [replace(house.service.images[0], **work)]  # since the listing
+    refused(errno.EPERM, house.vfs.rename, "/photos/old.jpg", "/photos/new.jpg", 0)
+    assert house.names() == ["a", "old.jpg"]
+    house.vfs.rename("/photos/old.jpg", "/photos/a/old.jpg")
+
+
+def test_onto_an_existing_name(house: House, tmp_path: Path) -> None:
+    house.service.images.append(Image("i2", "old.jpg", "d1", "/a", 5))
+    refused(errno.EEXIST, house.vfs.rename, "/photos/old.jpg", "/photos/a/old.jpg", 0)
+    house.close()
+    second = House(tmp_path, Policy(overwrite=True))
+    second.service.images.append(Image("i2", "old.jpg", "d1", "/a", 5))
+    second.vfs.rename("/photos/old.jpg", "/photos/a/old.jpg")
+    assert second.names("/photos/a") == ["old.jpg"]
+    assert second.changes() == [("archive", "i2"), ("move", "i1", "/a")]
+    second.close()
+
+
+def test_a_folder_renamed_in_place_keeps_all_below_it(house: House) -> None:
+    house.service.folders.append(Directory("f2", "d1", "b", "/a/b"))
+    house.service.images.append(Image("i2", "x.jpg", "d1", "/a/b", 5))
+    house.vfs.rename("/photos/a", "/photos/c")
+    assert house.service.renamed == ("/a", "/c")
+    assert house.names() == ["c", "old.jpg"]
+    assert house.names("/photos/c/b") == ["x.jpg"]
+    assert house.changes() == []
+
+
+def test_a_folder_moves_with_what_is_in_it(house: House) -> None:
+    house.service.folders += [Directory("f2", "d1", "b", "/a/b"), Directory("f3", "d1", "c", "/c")]
+    house.service.images.append(Image("i2", "x.jpg", "d1", "/a/b", 5))
+    house.put("/photos/a/pending.jpg", jpeg(1))
+    handle = house.vfs.create("/photos/a/b/open.jpg", 0o644, os.O_WRONLY)
+    house.vfs.rename("/photos/a", "/photos/c/a")
+    assert house.names() == ["c", "old.jpg"]
+    assert house.names("/photos/c/a") == ["b", "pending.jpg"]
+    assert house.names("/photos/c/a/b") == ["open.jpg", "x.jpg"]
+    assert house.changes() == [
+        ("mkdir", "/c/a"), ("mkdir", "/c/a/b"), ("move", "i2", "/c/a/b"), ("rmdir", "/a/b"), ("rmdir", "/a"),
+    ]  # fmt: skip
+    house.vfs.write(handle, memoryview(jpeg(2)), 0)
+    house.vfs.flush(handle)
+    house.vfs.release(handle)
+    assert house.row("open.jpg", "/c/a/b").state is State.QUEUED
+    assert house.row("pending.jpg", "/c/a").state is State.QUEUED
+    house.vfs.refresh("/photos")
+    assert house.names("/photos/c/a/b") == ["open.jpg", "x.jpg"]
+
+
+def test_a_folder_with_files_on_their_way_is_renamed_too(house: House) -> None:
+    house.put("/photos/a/x.jpg", jpeg(1))
+    (row,) = house.journal.claims.claim(1, 1 << 30)
+    house.vfs.rename("/photos/a", "/photos/c")
+    assert house.names() == ["c", "old.jpg"]
+    assert house.names("/photos/c") == ["x.jpg"]
+    assert house.row("x.jpg", "/c").state is State.QUEUED
+    left = house.journal.get(row.id)
+    assert left is not None
+    assert left.abandoned
+    assert house.changes() == [("mkdir", "/c"), ("rmdir", "/a")]
+
+
+def test_a_refused_change_is_undone(house: House) -> None:
+    house.vfs.rename("/photos/old.jpg", "/photos/a/old.jpg")
+    (change,) = house.journal.changes.all()
+    house.journal.changes.settle([], [change])
+    house.vfs.refused(change, "it is locked")
+    assert house.names() == ["a", "old.jpg"]
+
+
+def test_an_answer_does_not_take_back_what_was_wished_since(house: House) -> None:
+    house.vfs.rename("/photos/old.jpg", "/photos/a/old.jpg")
+    (first,) = house.journal.changes.all()
+    house.vfs.rename("/photos/a/old.jpg", "/photos/old.jpg")
+    house.vfs.done(first, Image("i1", "old-1.jpg", "d1", "/a", 5))
+    house.journal.changes.settle([first])
+    assert house.names("/photos/a") == []
+    assert house.names() == ["a", "old-1.jpg"]
 
 
 def test_a_listing_is_the_same_object_until_something_changes(house: House) -> None:
