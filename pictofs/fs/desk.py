@@ -21,6 +21,7 @@ from pictofs.fs.view import ImageNode, View, folder_identity
 from pictofs.namespace import is_within
 from pictofs.transfer.changes import Became
 from pictofs.transfer.journal import Journal
+from pictofs.transfer.outcomes import Unknown
 from pictofs.transfer.records import Change, ChangeKind
 
 __all__ = ["ChangeDesk", "Changes"]
@@ -101,8 +102,8 @@ class ChangeDesk:
             self._metadata.adopt(became)
             for change in later:
                 self._show(change)
-        elif change.kind is ChangeKind.TRANSFER:
-            self._metadata.refresh(change.target_dataset_id)  # nobody knows what the copy is called
+        elif became is Unknown.UNKNOWN:
+            self._metadata.refresh(change.target_dataset_id)
         elif change.kind is ChangeKind.RESTORE:
             self._metadata.refresh(change.dataset_id)
         elif change.kind is ChangeKind.ARCHIVE and change.image_id is not None:

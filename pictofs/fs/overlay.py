@@ -42,7 +42,7 @@ def apply(change: Change, dataset_id: str, tree: Tree) -> None:
             tree.add(replace(image, directory_path=change.target_folder))
     elif change.kind is ChangeKind.TRANSFER and change.image is not None and change.target_folder is not None:
         if dataset_id == change.target_dataset_id:
-            # Under the id of its source, from which it is read until the copy is there.
-            tree.add(replace(change.image, dataset_id=dataset_id, directory_path=change.target_folder))
+            # With id and dataset of its source, from which it is read until the copy is there.
+            tree.add(replace(change.image, directory_path=change.target_folder))
         if dataset_id == change.dataset_id:
             tree.discard(change.image.id)

@@ -25,7 +25,7 @@ from pictofs.api.models import BatchResult, Directory, Image
 from pictofs.transfer.batching import BATCH_IDS, next_batch
 from pictofs.transfer.crashpoints import CrashPoint, reach
 from pictofs.transfer.journal import Journal
-from pictofs.transfer.outcomes import Outcomes, OutcomesRemote
+from pictofs.transfer.outcomes import Outcomes, OutcomesRemote, Unknown
 from pictofs.transfer.pacing import SYSTEM_CLOCK, Backoff, Clock, Health
 from pictofs.transfer.records import Batch, Change, ChangeKind
 from pictofs.transfer.refusals import blames_one, in_words, is_final, is_gone_already, isolate
@@ -35,8 +35,8 @@ __all__ = ["Became", "ChangeProblem", "ChangeQueue", "ChangeRemote"]
 
 log = logging.getLogger(__name__)
 
-Became = Image | Directory | None
-"""What a change made of an image or a folder, as the service says; None when it need not or did not say."""
+Became = Image | Directory | Unknown | None
+"""What a change made of an image or a folder, as the service says; None when it need not say."""
 
 _QUIET_S = 0.05
 _OLDEST_S = 2.0  # the longest that a change waits for others; rm -r of a big tree then takes a few requests

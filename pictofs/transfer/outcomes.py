@@ -7,6 +7,7 @@ listing is asked whether the request had its effect; of a copy the bytes decide.
 
 from __future__ import annotations
 
+import enum
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +19,18 @@ from pictofs.api.errors import NotFoundError, PictographError
 from pictofs.api.models import BatchResult, Image
 from pictofs.transfer.records import Batch, Change, ChangeKind
 
-__all__ = ["Outcomes", "OutcomesRemote"]
+__all__ = ["Outcomes", "OutcomesRemote", "Unknown"]
 
 log = logging.getLogger(__name__)
 
 # How far the service's clock and ours may differ when a time has to tell whether a copy is new.
 _CLOCK_SKEW = timedelta(minutes=10)
+
+
+class Unknown(enum.Enum):
+    """An image that was moved or copied, but nobody can say under which name or id."""
+
+    UNKNOWN = enum.auto()
 
 
 class OutcomesRemote(Protocol):
@@ -42,9 +49,10 @@ class Outcomes:
     def __init__(self, remote: OutcomesRemote) -> None:
         self._remote = remote
 
-    def of_answer(self, batch: Batch, changes: Sequence[Change], answer: BatchResult) -> Mapping[int, Image]:
-        """The images that changes of an answered batch made, by change id; what need not or cannot be told
-        for certain is left out."""
+    def of_answer(
+        self, batch: Batch, changes: Sequence[Change], answer: BatchResult
+    ) -> Mapping[int, Image | Unknown]:
+        """What the changes of an answered batch made, by change id; nothing where nobody need know."""
         moved = batch.kind is ChangeKind.MOVE and answer.renamed > 0
         if not changes or not (moved or batch.kind is ChangeKind.TRANSFER):
             return {}
@@ -52,10 +60,10 @@ class Outcomes:
             there = self._listing(batch)
         except PictographError as error:
             log.warning("what was moved to %s could not be listed: %s", batch.folder, error)
-            return {}
+            there = ()
+        found: dict[int, Image | Unknown] = dict.fromkeys((c.id for c in changes), Unknown.UNKNOWN)
         if batch.kind is ChangeKind.MOVE:
-            return _by_id(there, changes)
-        found: dict[int, Image] = {}
+            return {**found, **_by_id(there, changes)}
         for change in changes:
             copies = [image for image in there if _may_be_copy(change, image, batch)]
             plain = [image for image in copies if image.filename == change.filename]

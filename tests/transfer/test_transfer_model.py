@@ -1,9 +1,9 @@
 """Random lives of the queue against a model: nothing lost, nothing doubled, whatever comes in between.
 
-A seed is one life: a user writes, renames and removes; the queue's steps run in any order; the service fails
-before and after the effect; the process dies at any step, also in the middle of a request; another client
-takes names. In the end all trouble ceases, and the service must hold what the user last saw, each content
-once.
+A seed is one life: a user writes, renames, removes, moves, and makes folders; the queue's steps run in any
+order; the service fails before and after the effect; the process dies at any step, also in the middle of a
+request; another client takes names. In the end all trouble ceases, and the service must hold what the user
+last saw, each content once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from transfer_fakes import DATASET, FakeClock, FakeService, Room, live_names
 
 from pictofs.api.errors import NetworkError, RateLimitError, ServerError, StorageError
 from pictofs.api.models import Image
+from pictofs.transfer.changes import Became
 from pictofs.transfer.journal import State, Upload
+from pictofs.transfer.outcomes import Unknown
+from pictofs.transfer.records import Change, ChangeKind, server_path
 
 NAMES = ("a.jpg", "b.jpg", "c d.jpg", "c_d.jpg", "h.heic")
 STEPS = 120
@@ -35,10 +38,12 @@ class Life:
         self.clock = FakeClock()
         self.service = FakeService(folder / "service.sqlite", clock=self.clock, seed=seed)
         self.room = Room(folder / "state", self.service, self.clock, seed=seed)
-        self.room.uploader.registrar._on_landed = self.landed
+        self.listen()
         self.seen: dict[str, bytes] = {}  # what the user sees, by path
         self.given_up: set[bytes] = set()  # contents that may end in the archive
         self.foreign: set[bytes] = set()
+        self.transferred: set[bytes] = set()  # what he moved to the other dataset
+        self.has_folder = False
         self.contents = 0
         self.service.before = lambda operation, arguments: self.trouble(operation, before=True)
         self.service.after = lambda operation, arguments: self.trouble(operation, before=False)
@@ -48,17 +53,29 @@ class Life:
     def row(self, name: str) -> Upload | None:
         return self.room.journal.find(DATASET, "/", name)
 
-    def image_id(self, name: str) -> str | None:
-        if name in self.room.journal.abandoned_names(DATASET, "/"):
+    def shown(self) -> dict[str, str]:
+        """path → id of the images of the usual dataset as they will be."""
+        rows = self.service._db.execute(
+            "SELECT id, folder, filename FROM images WHERE archived = 0 AND dataset = ?", (DATASET,)
+        )
+        places = {str(row[0]): (row[1], row[2]) for row in rows}
+        for change in self.room.journal.changes.all():
+            if change.kind is ChangeKind.MOVE and change.image_id in places and change.target_folder:
+                places[change.image_id] = (change.target_folder, places[change.image_id][1])
+        hidden = self.room.journal.hidden()
+        return {server_path(*place): i for i, place in places.items() if i not in hidden}
+
+    def image_id(self, name: str, folder: str = "/") -> str | None:
+        if name in self.room.journal.abandoned_names(DATASET, folder):
             return None
-        if name == "h.png" and self.row("h.heic") is not None:
+        if name == "h.png" and folder == "/" and self.row("h.heic") is not None:
             return None  # what that one is becoming
-        row = self.service._db.execute(
-            "SELECT id FROM images WHERE archived = 0 AND filename = ?", (name,)
-        ).fetchone()
-        if row is None or str(row[0]) in self.room.journal.hidden():
-            return None
-        return str(row[0])
+        return self.shown().get(server_path(folder, name))
+
+    def content(self, image_id: str) -> bytes:
+        row = self.service._db.execute("SELECT bytes FROM images WHERE id = ?", (image_id,)).fetchone()
+        data: bytes = row[0]
+        return data
 
     def write(self) -> None:
         name = self.random.choice(NAMES)
@@ -89,26 +106,71 @@ class Life:
 
     def remove(self) -> None:
         name = self.random.choice((*NAMES, "h.png"))
-        row = self.row(name)
+        folder = self.random.choice(("/", "/", "/b"))
+        path = server_path(folder, name)
+        row = self.row(name) if folder == "/" else None
         if row is not None:
             self.room.journal.remove(row.id)
-        elif (image_id := self.image_id(name)) is not None:
-            self.room.archive(image_id, f"/{name}")
-        else:
-            return
-        if "/" + name in self.seen:
-            self.given_up.add(self.seen.pop("/" + name))
-        live = live_names(self.service).get("/" + name)
-        if live is not None and row is None:
+        elif (image_id := self.image_id(name, folder)) is not None:
+            live = self.content(image_id)
             self.given_up.add(live)
             self.foreign.discard(live)
+            self.room.archive(image_id, path)
+        else:
+            return
+        if path in self.seen:
+            self.given_up.add(self.seen.pop(path))
+
+    def move(self) -> None:
+        """To the other folder, or to the other dataset."""
+        name = self.random.choice((*NAMES, "h.png"))
+        folder, target = self.random.choice((("/", "/b"), ("/b", "/")))
+        image_id = self.image_id(name, folder)
+        if image_id is None or (folder == "/" and self.row(name) is not None):
+            return
+        old, new = server_path(folder, name), server_path(target, name)
+        if self.random.random() < 0.3:
+            image = self.service._image(
+                self.service._db.execute("SELECT * FROM images WHERE id = ?", (image_id,)).fetchone()
+            )
+            where = {"target_dataset_id": "d2", "target_folder": "/", "image": image}
+            change = self.room.change(ChangeKind.TRANSFER, old, image_id, **where)
+            data = self.content(image_id)
+            self.transferred.add(data)
+            self.given_up.add(data)  # its source
+            self.foreign.discard(data)
+            self.seen.pop(old, None)
+            self.room.changes.add([change])
+        elif self.image_id(name, target) is None and (target == "/b" or self.row(name) is None):
+            if name == "h.png" and self.row("h.heic") is not None:
+                return
+            if old in self.seen:
+                self.seen[new] = self.seen.pop(old)
+            self.room.move(image_id, old, target)
+
+    def folder(self) -> None:
+        kind = ChangeKind.RMDIR if self.has_folder else ChangeKind.MKDIR
+        self.has_folder = not self.has_folder
+        self.room.changes.add([self.room.change(kind, "/e")])
 
     def see(self, name: str, data: bytes) -> None:
-        live = live_names(self.service).get("/" + name)
-        if live is not None:
-            self.given_up.add(live)
+        image_id = self.shown().get("/" + name)
+        if image_id is not None:
+            self.given_up.add(self.content(image_id))
         self.given_up.add(self.seen.get("/" + name, b""))
         self.seen["/" + name] = data
+
+    def done(self, change: Change, became: Became) -> None:
+        if change.kind is not ChangeKind.MOVE or change.image_id is None or change.target_folder is None:
+            return
+        if became is Unknown.UNKNOWN:  # the drive lists the folder again
+            rows = self.service._db.execute("SELECT * FROM images WHERE id = ?", (change.image_id,))
+            became = self.service._image(rows.fetchone())
+        here = server_path(change.target_folder, change.filename)
+        if not isinstance(became, Image) or became.filename == change.filename:
+            return
+        if self.seen.get(here) == self.content(became.id):  # another client had the name
+            self.seen[server_path(became.directory_path, became.filename)] = self.seen.pop(here)
 
     def landed(self, row: Upload, image: Image) -> None:
         if image.filename != row.filename:  # stored as .png
@@ -119,10 +181,11 @@ class Life:
 
     def take_name(self) -> None:
         name = self.random.choice(NAMES[:3])
-        if "/" + name not in live_names(self.service) and self.random.random() < 0.3:
+        folder = self.random.choice(("/", "/", "/b"))
+        if server_path(folder, name) not in live_names(self.service) and self.random.random() < 0.3:
             self.contents += 1
             data = b"theirs %d" % self.contents
-            self.service.add_image(name, data)
+            self.service.add_image(name, data, folder=folder)
             self.foreign.add(data)
 
     def trouble(self, operation: str, *, before: bool) -> None:
@@ -138,14 +201,19 @@ class Life:
         if dice < 0.20 and before and operation == "put":
             raise StorageError("expired", status=403)
         if dice < 0.24 and operation == "register":
-            self.service.forget_keys()
+            self.service._db.execute("DELETE FROM answers WHERE body LIKE '[\"d1\"%'")  # only its own kind
 
     def restart(self) -> None:
         self.room.restart()
+        self.listen()
+
+    def listen(self) -> None:
         self.room.uploader.registrar._on_landed = self.landed
+        self.room.changes._on_done = self.done
 
     def live(self) -> None:
         doings: list[Any] = [self.write, self.write, self.rename, self.remove, self.take_name]
+        doings += [self.move, self.move, self.move, self.folder]
         steps: list[Any] = [self.room.dispatch, self.room.put, self.room.register, self.room.remove]
         for _ in range(STEPS):
             dice = self.random.random()
@@ -188,6 +256,9 @@ class Life:
         }
         assert sorted(self.room.spool.names()) == sorted(row.spool_name for row in rows.values())
         assert self.room.journal.changes.all() == []
+        copied = [data for (dataset_id, _), data in self.service.live().items() if dataset_id == "d2"]
+        assert sorted(copied) == sorted(self.transferred)
+        assert ("/e" in self.service.folders()) == self.has_folder
 
 
 @pytest.mark.parametrize("seed", range(60))
