@@ -111,7 +111,7 @@ class Renames:
                 raise rules.refusal(
                     errno.EEXIST, new, "an uploaded image is never replaced (see -o overwrite)"
                 )
-            replaces = target.image.id
+            replaces = self._desk.own(new, target).image.id
         if isinstance(target, LocalNode) and target.file is not None:
             # The row, if it has one, goes in the same transaction as the rename.
             with target.file.lock:
@@ -163,6 +163,8 @@ class Renames:
         if target is not None and not self._policy.overwrite:
             raise rules.refusal(errno.EEXIST, new, "an uploaded image is never replaced (see -o overwrite)")
         source = self._desk.own(old, source)
+        if isinstance(target, ImageNode):
+            target = self._desk.own(new, target)
         image = source.image
         if key.filename != image.filename:
             self._rename_by_copy(old, source, new, dataset, key, target)
@@ -186,7 +188,7 @@ class Renames:
         if isinstance(target, LocalNode):
             self._entries.forget(target)
         elif target is not None:
-            changes = [archiving(self._desk.own(new, target).image, new), change]
+            changes = [archiving(target.image, new), change]
         self._desk.hand_in(old, changes)
 
     def _rename_by_copy(

@@ -183,7 +183,8 @@ class Vfs:
             raise rules.refusal(
                 errno.EEXIST, path, "an uploaded image is never changed in place (see -o overwrite)"
             )
-        return self._add(Handle(path, file=self._open_image_for_writing(node, flags), writable=True))
+        file = self._open_image_for_writing(self._desk.own(path, node), flags)
+        return self._add(Handle(path, file=file, writable=True))
 
     def create(self, path: str, mode: int, flags: int) -> int:
         """Make a file, or open the one that is there unless O_EXCL."""

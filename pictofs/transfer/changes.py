@@ -260,6 +260,8 @@ class ChangeQueue:
                 self._settle({}, dict.fromkeys((c.id for c in answer.items), (number, reason)), answer.items)
             elif is_final(answer.error):
                 self._rest(_UNDECIDED_S)
+            elif answer.was_sent:
+                report(self._api, answer.error)
         return True
 
     def _few(self, changes: list[Change]) -> list[Change]:
@@ -376,12 +378,13 @@ class ChangeQueue:
             if is_final(error):
                 self._find_out(case, changes)  # refused now, but an earlier try may have been received
             else:
+                report(self._api, error)
                 self._unanswered(case, error)
             return
         self._record(case, changes, answer)
 
     def _unanswered(self, case: _Case, error: Exception) -> None:
-        report(self._api, error)
+        """The same request is sent again, until there is an answer."""
         case.due_s = self._clock.monotonic_s() + self._backoff.delay_s(case.tries)
         if isinstance(error, ServerError):
             case.server_errors += 1

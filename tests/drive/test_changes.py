@@ -221,6 +221,23 @@ def test_changes_survive_kill_9(drive: Drive, sandbox: SandboxProcess) -> None:
     assert made == {f"/{folders[1]}", "/new", "/empty"}
 
 
+def test_an_offline_spell(drive: Drive, sandbox: SandboxProcess) -> None:
+    fill(drive, "trip", folders=1, images=4)
+    names = look(drive, "trip")
+    first, second, third, _ = [name for name in names if name.endswith(".jpg")]
+    sandbox.kill()
+    shell(drive, f"cd trip && rm {first} && mv {second} . && mkdir -p new/deep && mv {third} new/deep/")
+    shown = look(drive, "trip")
+    assert len(shown) == 6
+    assert not drive.status()["safe"]
+    mounts.wait_until(lambda: drive.status()["uploads"]["waiting"] is not None, "it says why nothing moves")
+    sandbox.restart()
+    settle(drive)
+    assert look(drive, "trip") == shown
+    assert len(drive.images("trip")) == 3
+    assert {f"/{Path(second).name}", f"/new/deep/{Path(third).name}"} < set(drive.images("trip"))
+
+
 def test_a_folder_that_another_client_fills_is_shown_again(drive: Drive, tmp_path: Path) -> None:
     (tmp_path / "theirs.jpg").write_bytes(picture(9))
     (drive.mnt / "photos" / "a").mkdir()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transfer_fakes import FakeClock, FakeService, Room, lose_answer
+from transfer_fakes import DATASET, FakeClock, FakeService, Room, lose_answer
 
 from pictofs.api.errors import NetworkError
 from pictofs.transfer import crashpoints
@@ -26,6 +26,7 @@ OLD = {
     "/in/x.jpg": b"moved",
     "/in/y.jpg": b"moved as well",
     "/in/z.jpg": b"copied to another dataset",
+    "/w.jpg": b"renamed by copying",
 }
 """What is on the service before the story begins; `prepare` puts it there."""
 
@@ -59,6 +60,7 @@ DEEDS: list[tuple[str, Callable[[Tree], Tree]]] = [
     ("transfer z", lambda tree: _without(tree, "/in/z.jpg")),
     ("remove in", lambda tree: tree),
     ("make empty", lambda tree: tree),
+    ("rename w", lambda tree: _renamed(tree, "/w.jpg", "/w2.jpg")),
     ("add f", lambda tree: {**tree, "/f.jpg": b"f"}),
 ]
 """What the user does, in order, and what it makes of the tree that he sees."""
@@ -147,6 +149,9 @@ class Story:
         self.service.after = lose_answer("transfer")
         room.pump()
         self.service.after = lambda operation, arguments: None
+        (w,) = self.service.find(DATASET, "/", "w.jpg")
+        self.do("rename w", lambda: self.add("w2", OLD["/w.jpg"], supersedes=w))
+        room.pump()
 
     def remove_e(self, operation: str, arguments: Any) -> None:
         if operation == "register":

@@ -349,6 +349,24 @@ def test_restored(room: Room, service: FakeService) -> None:
     assert room.told[-1] == ("restore", image_id)
 
 
+def test_a_name_that_cannot_be_asked_for_is_not_asked_for_without_a_pause(
+    room: Room, service: FakeService, clock: FakeClock
+) -> None:
+    ask, failures = service.dataset_name, iter(range(5))
+
+    def fails(dataset_id: str, *, anew: bool = False) -> str:
+        if next(failures, None) is not None:
+            raise NetworkError("no route to host")
+        return ask(dataset_id, anew=anew)
+
+    service.dataset_name = fails  # type: ignore[method-assign]
+    started_s = clock.now_s
+    room.archive(service.add_image("a.jpg", b"a"), "/a.jpg")
+    room.pump()
+    assert tree(service) == {}
+    assert clock.now_s - started_s > 8  # 0.5 + 1 + 2 + 4 + 8, less the jitter
+
+
 def test_the_server_fails_on_one_image_of_many(room: Room, service: FakeService) -> None:
     """Its 500s are not an outage: the batch is taken apart, and the others arrive."""
 
