@@ -63,6 +63,7 @@ class FakeMount:
             progress=lambda: self.progress,
             budget=lambda: None,
             cache=None,
+            warming=None,
             path_of=path_of,
             being_written=lambda: 0,
             removals=lambda: 0,

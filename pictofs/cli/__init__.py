@@ -70,6 +70,10 @@ def _command(arguments: argparse.Namespace) -> Callable[[argparse.Namespace], in
         from pictofs.cli import plan
 
         return plan.run
+    if arguments.command == "cache":
+        from pictofs.cli import cache
+
+        return cache.run
     if arguments.command in ("status", "wait"):
         from pictofs.cli import watching
 

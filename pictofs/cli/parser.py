@@ -59,6 +59,13 @@ examples:
 Nothing is copied or removed. Exit status 1: something would be refused, or does not fit.
 """
 
+_CACHE_EXAMPLES = """\
+examples:
+  pictofs cache                                      how much is on this disk
+  pictofs cache warm ~/Pictograph/birds              fetch all its images, for the next epoch
+  pictofs cache clear                                free the disk; the images stay on the server
+"""
+
 _TOP_EPILOG = """\
 first steps:
   pictograph login                 store the API key (or set PICTOGRAPH_API_KEY)
@@ -159,6 +166,7 @@ def build() -> argparse.ArgumentParser:
     _add_settings(wait, only=_PLACES)
 
     _add_uploads(commands)
+    _add_cache(commands)
 
     refresh = _command(commands, "refresh", "look at the server again, below PATH")
     refresh.add_argument("path", type=Path, metavar="PATH")
@@ -251,6 +259,19 @@ def _add_plan(commands: Any) -> None:
     for parser in (copy, remove):
         parser.add_argument("--json", action="store_true", help="for programs")
         _add_settings(parser, only=_PLACES)
+
+
+def _add_cache(commands: Any) -> None:
+    cache = _command(commands, "cache", "look at, fill or empty the image cache", _CACHE_EXAMPLES)
+    actions = cache.add_subparsers(dest="action", metavar="ACTION")
+    cache.set_defaults(action=None, json=False)
+    info = _command(actions, "info", "show how much is on this disk (the default)")
+    info.add_argument("--json", action="store_true", help="for programs")
+    clear = _command(actions, "clear", "remove what is not open; it is fetched again when it is read")
+    warm = _command(actions, "warm", "fetch every image below PATH")
+    warm.add_argument("path", type=Path, metavar="PATH", help="a file or folder on the drive")
+    for parser in (info, clear, warm):
+        _add_settings(parser, only=("cache-dir", *_PLACES))
 
 
 def _add_mount(parser: argparse.ArgumentParser) -> None:

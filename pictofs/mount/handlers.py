@@ -13,6 +13,11 @@
 | restore      | paths                            | {"restored": [path…], "refused": [{"path", "reason"}…]} |
 | traits       |                                  | what a plan must know; see mount/plan.Traits |
 | drain        |                                  | null: what waits is sent now, not after its pause |
+| cache_info   |                                  | {"files", "bytes", "limit_bytes"} |
+| cache_clear  |                                  | {"files", "bytes"}: what went |
+| warm         | path                             | {"job"}: what is below is being fetched |
+| warm_progress | job                             | how far it is: the fields of mount/warming.Job |
+| warm_stop    | job                              | null |
 | unmount      | drain_timeout_s                  | null: taken out of the tree; the process ends soon after |
 
 Paths are relative to the mount's root. Handlers run in the control server's threads. What concerns uploads
@@ -25,9 +30,10 @@ import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pictofs.api.budget import Reason, because
+from pictofs.cache.content import Usage
 from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
 from pictofs.mount.plan import Traits
@@ -44,6 +50,8 @@ from pictofs.mount.status import (
 )
 from pictofs.mount.uploads import Selection, UploadDesk
 from pictofs.transfer.records import Upload
+
+T = TypeVar("T")
 
 
 class UploaderView(Protocol):
@@ -86,6 +94,16 @@ class CacheView(Protocol):
     def used_bytes(self) -> int: ...
     @property
     def max_bytes(self) -> int: ...
+    def count(self) -> Usage: ...
+    def clear(self) -> Usage: ...
+
+
+class WarmingView(Protocol):
+    """Jobs that fill the image cache. See mount/warming."""
+
+    def start(self, path: str) -> int: ...
+    def progress(self, number: int) -> dict[str, object]: ...
+    def stop(self, number: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +140,7 @@ class Parts:
     progress: Callable[[], Progress]
     budget: Callable[[], BudgetView | None]
     cache: CacheView | None
+    warming: WarmingView | None
     path_of: Callable[[Upload], str]
     being_written: Callable[[], int]
     removals: Callable[[], int]
@@ -210,6 +229,23 @@ def build_handlers(parts: Parts) -> Mapping[str, Handler]:
         parts.uploader.kick()
         return None
 
+    def cache_info(_: Mapping[str, Any]) -> object:
+        cache = _kept(parts.cache)
+        return {**cache.count()._asdict(), "limit_bytes": cache.max_bytes}
+
+    def cache_clear(_: Mapping[str, Any]) -> object:
+        return _kept(parts.cache).clear()._asdict()
+
+    def warm(arguments: Mapping[str, Any]) -> object:
+        return {"job": _kept(parts.warming).start(_path(arguments))}
+
+    def warm_progress(arguments: Mapping[str, Any]) -> object:
+        return _kept(parts.warming).progress(_number(arguments, "job"))
+
+    def warm_stop(arguments: Mapping[str, Any]) -> object:
+        _kept(parts.warming).stop(_number(arguments, "job"))
+        return None
+
     def unmount(arguments: Mapping[str, Any]) -> object:
         try:
             parts.unmount(_seconds(arguments, "drain_timeout_s"))
@@ -231,8 +267,19 @@ def build_handlers(parts: Parts) -> Mapping[str, Handler]:
         "restore": restore,
         "traits": traits,
         "drain": drain,
+        "cache_info": cache_info,
+        "cache_clear": cache_clear,
+        "warm": warm,
+        "warm_progress": warm_progress,
+        "warm_stop": warm_stop,
         "unmount": unmount,
     }
+
+
+def _kept(part: T | None) -> T:
+    if part is None:
+        raise ControlError("this mount keeps no images")
+    return part
 
 
 def _path(arguments: Mapping[str, Any]) -> str:
@@ -247,6 +294,13 @@ def _paths(arguments: Mapping[str, Any]) -> list[str]:
     if not isinstance(paths, list) or not paths or not all(isinstance(path, str) for path in paths):
         raise ControlError("paths must be a list of texts")
     return [path.strip("/") for path in paths]
+
+
+def _number(arguments: Mapping[str, Any], name: str) -> int:
+    value = arguments.get(name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ControlError(f"{name} must be a whole number")
+    return value
 
 
 def _seconds(arguments: Mapping[str, Any], name: str) -> float:

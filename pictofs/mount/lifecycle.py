@@ -47,6 +47,7 @@ from pictofs.mount.problems import MountError, sentence
 from pictofs.mount.remote import DatasetNames, Queue, Service
 from pictofs.mount.status import Refused, StatusReport, Tally, Waiting
 from pictofs.mount.uploads import Selection, UploadDesk, UploadRow
+from pictofs.mount.warming import Warming
 from pictofs.settings import MountSettings
 from pictofs.transfer.changes import ChangeQueue
 from pictofs.transfer.download import Downloader
@@ -276,6 +277,7 @@ class _Mount:
             correct_size=metadata.correct_size,
             timeout_s=settings.request_timeout_s,
         )
+        self._downloader = downloader
         readahead = Readahead(
             downloader.fetch,
             service.has_link,
@@ -370,6 +372,12 @@ class _Mount:
             progress=self._progress,
             budget=lambda: self._client.budget,
             cache=self._content,
+            warming=Warming(
+                self.view,
+                self._downloader.fetch,
+                self._service.has_link,
+                self._settings.cache_size_bytes,
+            ),
             path_of=self._path_of,
             being_written=self.vfs.being_written,
             removals=self._journal.changes.removals,

@@ -234,17 +234,30 @@ class Transfer:
         return flight
 
     def fetch(self, size_bytes: int, stop: Callable[[], bool]) -> None:
-        """Bring the image's first `size_bytes`, in this thread, unless somebody else does. `stop` is asked
-        now and then whether that is still wanted. Failures are for whoever reads."""
+        """Bring the image's first `size_bytes`, in this thread, or wait for those who do. `stop` is asked now
+        and then whether that is no longer wanted.
+
+        Raises:
+            PictographError, OSError: they could not be had; InterruptedError when they are not wanted.
+        """
         end = min(size_bytes, self.file.total_bytes)
+        if self.file.total_bytes <= WHOLE_BYTES:
+            end = self.file.total_bytes
         with self._grown:
             gap = self.file.first_gap(0, end)
-            if gap is None or self._flights:
+            if gap is None:
                 return
-            flight = Flight(gap[0] - gap[0] % CHUNK_BYTES, end)
-            self._frontier, self._window_bytes = end, end - flight.start
-            self._flights.append(flight)
+            flight = None
+            if not self._flights:
+                flight = Flight(gap[0] - gap[0] % CHUNK_BYTES, end)
+                self._frontier, self._window_bytes = end, end - flight.start
+                self._flights.append(flight)
+        if flight is None:
+            self.ensure(0, end, stop)
+            return
         self._fly(flight, lambda: self.readers == 1 and stop())
+        if flight.error is not None:
+            raise flight.error
 
     def _fly(self, flight: Flight, stop: Callable[[], bool] = lambda: False) -> None:
         error: BaseException | None = None
@@ -255,7 +268,6 @@ class Transfer:
             error = NetworkError(f"{self.image.filename}: reading was given up")
         except BaseException as caught:  # noqa: BLE001 - the readers are told, whatever it was.
             error = caught
-            log.warning("%s could not be read: %s", self.image.filename, caught)
         with self._grown:
             flight.error, flight.ended = error, True
             self._flights.remove(flight)
@@ -410,11 +422,7 @@ class Downloader:
         return Reader(self, image, watcher)
 
     def fetch(self, image: Image, size_bytes: int, stop: Callable[[], bool] = lambda: False) -> None:
-        """Bring the first bytes of an image into the cache, in this thread; see `Transfer.fetch`.
-
-        Raises:
-            PictographError, OSError: the image cannot be opened.
-        """
+        """Bring the first bytes of an image into the cache, in this thread; see `Transfer.fetch`."""
         transfer = self.attach(image)
         try:
             transfer.fetch(size_bytes, stop)

@@ -11,6 +11,7 @@ import pytest
 from journal_fakes import FakeJournal, FakeSpool, path_of, upload
 
 from pictofs.api.budget import Reason
+from pictofs.cache.content import Usage
 from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
 from pictofs.mount.handlers import Parts, Progress, build_handlers
@@ -42,6 +43,7 @@ class FakeDaemon:
                 progress=lambda: Progress(Tally(9, 90), 8.0),
                 budget=lambda: Counted(),
                 cache=Cached(),
+                warming=self,
                 path_of=path_of,
                 being_written=lambda: 1,
                 removals=lambda: 2,
@@ -56,6 +58,16 @@ class FakeDaemon:
 
     def note(self, what: str) -> Callable[[str], None]:
         return lambda path: self.asked.append((what, path))
+
+    def start(self, path: str) -> int:
+        self.asked.append(("warm", path))
+        return 7
+
+    def progress(self, number: int) -> dict[str, object]:
+        return {"files": number}
+
+    def stop(self, number: int) -> None:
+        self.asked.append(("stop", number))
 
     def kick(self) -> None:
         self.asked.append("kick")
@@ -90,6 +102,12 @@ class Counted:
 
 class Cached:
     used_bytes, max_bytes = 3, 30
+
+    def count(self) -> Usage:
+        return Usage(2, 3)
+
+    def clear(self) -> Usage:
+        return Usage(1, 2)
 
 
 @pytest.fixture
@@ -217,3 +235,15 @@ def test_the_archive(daemon: FakeDaemon) -> None:
     for nonsense in ([], "birds", [1]):
         with pytest.raises(ControlError, match="paths"):
             daemon("restore", paths=nonsense)
+
+
+def test_the_cache_is_looked_at_emptied_and_filled(daemon: FakeDaemon) -> None:
+    assert daemon("cache_info") == {"files": 2, "bytes": 3, "limit_bytes": 30}
+    assert daemon("cache_clear") == {"files": 1, "bytes": 2}
+    assert daemon("warm", path="/birds/") == {"job": 7}
+    assert daemon("warm_progress", job=7) == {"files": 7}
+    daemon("warm_stop", job=7)
+    assert daemon.asked == [("warm", "birds"), ("stop", 7)]
+    for job in (None, "7", True):
+        with pytest.raises(ControlError, match="whole number"):
+            daemon("warm_progress", job=job)
