@@ -84,6 +84,10 @@ class CachedImage:
         """Whether nothing is here yet."""
         return self._present.total() == 0
 
+    def is_whole(self) -> bool:
+        """Whether all of it is here, and was looked at."""
+        return len(self._stored) == _chunks(self.total_bytes) and not self._unchecked
+
     def has(self, start: int, end: int) -> bool:
         """Whether the bytes `[start, end)` are here."""
         return self.first_gap(start, end) is None
@@ -208,6 +212,10 @@ class ContentCache:
     def used_bytes(self) -> int:
         """Disk space that the files take; until `start` has counted, that of this process's files alone."""
         return self._used_bytes
+
+    def capacity_bytes(self) -> int:
+        """How much can be here now: the cache's bound, or what the disk leaves it."""
+        return min(self.max_bytes, max(0, self._used_bytes + self._disk_room_bytes()))
 
     def open(self, image_id: str, size_bytes: int) -> CachedImage:
         """The image's file; made for `size_bytes` if there is none.
@@ -374,8 +382,12 @@ class ContentCache:
         return freed
 
     def _is_over(self) -> bool:
+        return self._used_bytes > self.max_bytes or self._disk_room_bytes() < 0
+
+    def _disk_room_bytes(self) -> int:
+        """What the disk has beyond the room that is to be left on it; negative when that is reached."""
         disk = os.statvfs(self.folder)
-        return self._used_bytes > self.max_bytes or disk.f_bavail * disk.f_frsize < self._min_free_bytes
+        return disk.f_bavail * disk.f_frsize - self._min_free_bytes
 
     def _entries(self) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
         with os.scandir(self.folder) as entries:

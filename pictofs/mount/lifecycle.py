@@ -282,7 +282,7 @@ class _Mount:
             downloader.fetch,
             service.has_link,
             at_once=settings.prefetch,
-            max_bytes=settings.cache_size_bytes // AHEAD_PART,
+            room_bytes=lambda: self._content.capacity_bytes() // AHEAD_PART,
         )
         owner = Owner(settings.uid, settings.gid, settings.umask)
         self.view = View(metadata, self._journal, owner, probe_size=service.size)

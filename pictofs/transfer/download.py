@@ -380,7 +380,7 @@ class Reader:
             self._watcher.reached(end)
             if is_first:
                 self._watcher.began(was_here=was_here)
-        if not was_here:
+        if not transfer.file.is_whole():
             transfer.ensure(offset, end, is_interrupted)
         return transfer, end - offset
 

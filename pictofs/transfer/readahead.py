@@ -12,8 +12,8 @@ again that it goes on. Images that are in the cache already cause nothing.
 
 Nothing here costs an API request per image: `may_fetch` says whether there is a link to the image's bytes.
 
-Lock order: `Readahead._lock` only; nothing is called while it is held. Workers are started when they are
-first needed, as threads do not survive the mount's fork.
+Lock order: `Readahead._lock`, and nothing is called while it is held but `room_bytes`. Workers are started
+when they are first needed, as threads do not survive the mount's fork.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Readahead:
         fetch: bring the first bytes of an image into the cache; asks its last argument whether to stop.
         may_fetch: whether that takes no API request of its own.
         at_once: how many files are fetched at a time; 0 for none.
-        max_bytes: how much may be here, or on its way, that nobody has read yet.
+        room_bytes: how much may be here, or on its way, that nobody has read yet.
         clock: monotonic seconds.
     """
 
@@ -183,13 +183,13 @@ class Readahead:
         may_fetch: Callable[[Image], bool],
         *,
         at_once: int,
-        max_bytes: int,
+        room_bytes: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._fetch = fetch
         self._may_fetch = may_fetch
         self._at_once = at_once
-        self._max_bytes = max_bytes
+        self._room_bytes = room_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._folders: OrderedDict[object, _Folder] = OrderedDict()
@@ -257,10 +257,11 @@ class Readahead:
         now = self._clock()
         for image_id in [i for i, (_, until) in self._ahead.items() if until < now]:
             self._used(image_id)
+        room_bytes = self._room_bytes()
         for position in run.next(self._at_once, len(order.images)):
             image = order.images[position]
             size_bytes = folder.depth_bytes(image)
-            if self._ahead_bytes + size_bytes > self._max_bytes:
+            if self._ahead_bytes + size_bytes > room_bytes:
                 return
             if not size_bytes or image.id in self._ahead:
                 continue

@@ -106,6 +106,7 @@ def test_what_is_open_stays(tmp_path: Path) -> None:
 
 def test_no_room_on_the_disk_leaves_nothing_but_what_is_open(tmp_path: Path) -> None:
     cache = ContentCache(tmp_path, max_bytes=1 << 40, min_free_bytes=1 << 60)
+    assert cache.capacity_bytes() == 0
     put(cache, "i1", b"x" * BLOCK_BYTES)
     assert list(tmp_path.iterdir()) == []
 

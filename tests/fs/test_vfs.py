@@ -128,7 +128,7 @@ class House:
             metadata=metadata,
             content=content,
             downloader=downloader,
-            readahead=Readahead(downloader.fetch, lambda image: False, at_once=0, max_bytes=0),
+            readahead=Readahead(downloader.fetch, lambda image: False, at_once=0, room_bytes=int),
             journal=self.journal,
             spool=self.spool,
             changes=FakeChanges(self.journal),

@@ -115,6 +115,19 @@ def test_reading_on_asks_for_more_each_time(large: House) -> None:
     assert large.source.sent_bytes == len(LARGE)
 
 
+def test_who_reads_on_does_not_wait_for_the_next_range(large: House) -> None:
+    reader = large.open()
+    for number in range(10):
+        reader.read(STEP, number * STEP)
+    settle()
+    # What is read here has arrived before, and still the range after it is asked for.
+    frontier = max(end for _, end in large.source.opened)
+    for start in range(10 * STEP, frontier, STEP):
+        reader.read(STEP, start)
+    assert max(end for _, end in large.source.opened) > frontier
+    reader.close()
+
+
 def test_the_tail_is_asked_for_by_itself(large: House) -> None:
     large.source.gate, large.source.gate_at = threading.Event(), len(LARGE)
     reader = large.open()
@@ -321,13 +334,15 @@ def test_fetching_ahead_brings_as_much_as_asked_and_stops_when_told(large: House
     assert reader.read(STEP, 0) == LARGE[:STEP]
     reader.close()
     assert len(large.source.opened) == 1
-    large.downloader.fetch(large.image, len(LARGE), lambda: large.source.sent_bytes > 2**20)
+    with pytest.raises(NetworkError, match="given up"):
+        large.downloader.fetch(large.image, len(LARGE), lambda: large.source.sent_bytes > 2**20)
     assert large.source.sent_bytes < 2**20 + 2 * STEP
 
 
 def test_a_failed_fetch_leaves_the_reader_its_own_try(small: House) -> None:
     small.source.error = StorageError("not now", status=404)
-    small.downloader.fetch(small.image, len(SMALL))
+    with pytest.raises(StorageError):
+        small.downloader.fetch(small.image, len(SMALL))
     small.source.error = None
     assert small.read_all() == SMALL
 

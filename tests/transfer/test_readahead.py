@@ -37,7 +37,7 @@ class House:
             self._fetch,
             lambda image: self.is_linked,
             at_once=at_once,
-            max_bytes=max_bytes,
+            room_bytes=lambda: max_bytes,
             clock=lambda: self.now,
         )
 
