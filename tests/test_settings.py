@@ -8,7 +8,7 @@ import pytest
 
 from pictofs import settings
 from pictofs.settings import MOUNT_SETTINGS, Given, MountSettings, SettingsError, parse_options, resolve
-from pictofs.units import parse_duration, parse_size, show_count, show_duration, show_size
+from pictofs.units import parse_duration, parse_share, parse_size, show_count, show_duration, show_size
 
 
 def write_config(text: str) -> Path:
@@ -238,3 +238,14 @@ def test_the_documentation_has_every_setting() -> None:
         assert rows[setting.name].endswith(f"| {setting.help} |")
         if isinstance(setting.default(), (bool, float, str)):
             assert f"| {setting.kind.show(setting.default())} |" in rows[setting.name]
+
+
+def test_free_space_is_a_size_or_a_part_of_the_disk() -> None:
+    assert parse_share("5%").of(200) == 10
+    assert parse_share(" 2.5 % ").of(1000) == 25
+    assert parse_share("1GiB").of(5) == 1 << 30
+    assert parse_share("0").of(1 << 40) == 0
+    assert [str(parse_share(text)) for text in ("5%", "10GiB")] == ["5 %", "10 GiB"]
+    for wrong in ("101%", "%", "-1%", "much"):
+        with pytest.raises(ValueError, match=r"is (more than|neither)"):
+            parse_share(wrong)

@@ -49,6 +49,7 @@ _FULL = 1
 _TAIL = struct.Struct("<8sQ")  # _MAGIC, the image's size in bytes
 _MAGIC = b"pictofs2"
 _ADOPTED = ".whole"  # the suffix of a file without slots, complete by its name
+_AHEAD_BYTES = 1 << 20  # what the disk begins with while the slots are looked at
 _DISK_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the disk's own
 _VICTIMS = 1000
 """How many of the oldest files one look at the folder finds: it takes half a second for 100,000 files."""
@@ -139,6 +140,7 @@ class CachedImage:
 
     def _load(self, *, is_checked: bool) -> None:
         """Find out from the slots what is here."""
+        os.posix_fadvise(self.fd, 0, min(self.total_bytes, _AHEAD_BYTES), os.POSIX_FADV_WILLNEED)
         slots = os.pread(self.fd, _SLOT.size * _chunks(self.total_bytes), self.total_bytes)
         for chunk, (checksum, state) in enumerate(_SLOT.iter_unpack(slots)):
             if state == _FULL:
@@ -195,7 +197,7 @@ class ContentCache:
         self._sound: set[int] = set()  # hashes of the names of files that this process has looked through
         self._victims: deque[tuple[int, str]] = deque()  # access time in ns, name: the oldest first
         self._evicting = threading.Lock()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folder()
 
     def start(self) -> None:
         """`settle` in the background."""
@@ -336,6 +338,7 @@ class ContentCache:
         return None
 
     def _make(self, name: str, total_bytes: int) -> CachedImage:
+        self._make_folder()
         aside = self.folder / f"{name}.{threading.get_ident()}"
         fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
@@ -386,8 +389,13 @@ class ContentCache:
 
     def _disk_room_bytes(self) -> int:
         """What the disk has beyond the room that is to be left on it; negative when that is reached."""
+        self._make_folder()
         disk = os.statvfs(self.folder)
         return disk.f_bavail * disk.f_frsize - self._min_free_bytes
+
+    def _make_folder(self) -> None:
+        """It may have been deleted at any time: it is a cache."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _entries(self) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
         with os.scandir(self.folder) as entries:

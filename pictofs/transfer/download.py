@@ -21,7 +21,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from pictofs.api.errors import (
@@ -209,7 +209,11 @@ class Transfer:
     def _start(self, start: int, end: int) -> Flight:
         """Ask for `[start, end)` and what may follow, in a thread of its own."""
         flight = self._planned(start, end)
-        threading.Thread(target=self._fly, args=(flight,), name="download", daemon=True).start()
+        try:
+            threading.Thread(target=self._fly, args=(flight,), name="download", daemon=True).start()
+        except RuntimeError as error:
+            self._flights.remove(flight)
+            raise OSError(errno.EAGAIN, f"no thread to fetch it ({error})", self.image.filename) from None
         return flight
 
     def _planned(self, start: int, end: int) -> Flight:
@@ -296,7 +300,7 @@ class Transfer:
         """Bring what one request gives, from the flight's position on."""
         image, total_bytes = self.image, self.file.total_bytes
         asked = flight.position
-        with self._downloader.open_stream(image, asked, flight.end) as stream:
+        with self._downloader.open_stream(image, asked, flight.end) as stream, self._known(flight, stream):
             position = stream.offset_bytes
             if stream.total_bytes is not None and stream.total_bytes != total_bytes:
                 self._downloader.put_right(image, stream.total_bytes)
@@ -304,7 +308,6 @@ class Transfer:
             if position > asked:
                 raise NetworkError(f"{image.filename}: byte {position} came where {asked} was asked for")
             with self._grown:
-                flight.stream = stream
                 self._ignores_range |= position < asked
                 flight.position = position
                 # A source may go on to the end; what is known to come is worth waiting for.
@@ -327,6 +330,17 @@ class Transfer:
             raise IncompleteTransferError(
                 f"{image.filename} ended early", expected=flight.end, received=position
             )
+
+    @contextmanager
+    def _known(self, flight: Flight, stream: ByteStream) -> Iterator[None]:
+        """While it lasts, `abandon` can cancel the stream: its connection may serve others afterwards."""
+        with self._grown:
+            flight.stream = stream
+        try:
+            yield
+        finally:
+            with self._grown:
+                flight.stream = None
 
     def abandon(self) -> bool:
         """Nobody reads any more: end what has far to go. Whether nothing is under way."""

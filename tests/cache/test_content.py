@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,18 @@ def test_an_uploaded_file_is_taken_in_by_link(tmp_path: Path) -> None:
     assert get(again, "i1", 4) == b"mine"
     cache.adopt("i2", tmp_path / "gone")  # nothing to take in is no error: the service has the bytes
     assert get(cache, "i2", 4) is None
+
+
+def test_the_folder_may_go_at_any_time(tmp_path: Path) -> None:
+    cache = ContentCache(tmp_path / "c", max_bytes=1 << 20)
+    image = cache.open("i1", BLOCK_BYTES)
+    shutil.rmtree(tmp_path / "c")
+    image.write(b"x" * BLOCK_BYTES, 0)
+    assert image.has(0, BLOCK_BYTES)
+    image.close()
+    cache.make_room()
+    put(cache, "i1", b"y" * BLOCK_BYTES)
+    assert get(cache, "i1", BLOCK_BYTES) == b"y" * BLOCK_BYTES
 
 
 def test_what_an_older_version_left_is_dropped(tmp_path: Path) -> None:
