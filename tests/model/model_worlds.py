@@ -20,8 +20,10 @@ from sandbox_process import SandboxProcess
 
 from pictofs import settings
 from pictofs.api import credentials
+from pictofs.cli import watching
 from pictofs.mount import control
 from pictofs.mount.lifecycle import _Mount
+from pictofs.mount.status import StatusReport
 
 SETTLED_WITHIN_S = 60.0
 
@@ -56,8 +58,7 @@ class World:
         """`pictofs wait`; then what is held or failed: path → state and reason."""
 
         def is_settled() -> bool:
-            uploads = self.call("status")["uploads"]
-            return not (uploads["queued"]["files"] or uploads["sending"]["files"] or uploads["removals"])
+            return watching._is_settled(StatusReport.from_json(self.call("status")))
 
         mounts.wait_until(is_settled, "everything is on the server", SETTLED_WITHIN_S)
         return {
