@@ -227,11 +227,15 @@ class View:
         """
         version = self._journal.version
         try:
-            return self._resolve(path)
+            node = self._resolve(path)
         except FileNotFoundError:
             if self._journal.version == version:
                 raise
-            return self._resolve(path)  # It may have landed between the look at the tree and at the journal.
+        else:
+            if self._journal.version == version:
+                return node
+        # It may have landed, or gone, between the look at the tree and that at the journal.
+        return self._resolve(path)
 
     def _resolve(self, path: str) -> Node:
         parts = namespace.split_local(path)
@@ -252,7 +256,7 @@ class View:
             return LocalNode(dataset, key, upload, file)
         if subfolder is not None:
             return FolderNode(dataset, subfolder.path)
-        if image is not None and image.filename not in self._journal.abandoned_names(dataset.id, folder_path):
+        if image is not None and not self._going(dataset.id, folder_path)(image):
             return ImageNode(dataset, folder_path, name, image)
         with self._lock:
             alias = self._aliases.get(key)
@@ -388,6 +392,7 @@ class View:
         # First what is here, then the tree: what lands in between is seen in both rather than in none.
         local = self._local_files(node)
         subfolders = self._pending_subfolders(node)
+        is_going = self._going(node.dataset.id, node.path)
         with self._metadata.reading(node.dataset.id) as tree:
             folder = tree.folder(node.path)
             stamp = (tree.token, folder.version if folder else 0, changes)
@@ -395,9 +400,15 @@ class View:
                 return known.listing
             subfolders |= {name: f.path for name, f in folder.subfolders.items()} if folder else {}
             images = list(folder.images.items()) if folder else []
-        listed = self._list(node, subfolders, images, local, known, stamp)
+        listed = self._list(node, subfolders, [(n, i) for n, i in images if not is_going(i)], local, known, stamp)
         self._listed[node.dataset.id, node.path] = listed
         return listed.listing
+
+    def _going(self, dataset_id: str, folder: str) -> Callable[[Image], bool]:
+        """Tells the images of a folder that were removed here; a listing may have them for a moment yet."""
+        names = self._journal.abandoned_names(dataset_id, folder)
+        hidden = self._journal.hidden()  # Second: what lands under an abandoned name is hidden from then on.
+        return lambda image: image.filename in names or image.id in hidden
 
     def _local_files(self, node: FolderNode) -> _Local:
         """What is in a folder and not on the service yet."""
@@ -424,10 +435,7 @@ class View:
             made = {id(of): entry for of, entry in zip(known.sources, known.entries, strict=True)}
         sources: list[Image | Upload] = []
         entries: list[Entry] = []
-        removed = self._journal.abandoned_names(node.dataset.id, node.path)
         for name, image in images:
-            if image.filename in removed:
-                continue
             entry = made.get(id(image))
             if entry is None or entry.name != name or not self._is_still(entry.attributes, image):
                 entry = self._image_entry(name, image)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_vfs import House, jpeg
+from test_vfs import House, _as_sent, jpeg
 
 from pictofs.api.models import Image
 from pictofs.fs.rules import Policy
@@ -62,3 +62,21 @@ def test_a_new_folder_is_listed_while_its_first_file_lands(
     )
     land_before(house, "abandoned_names", monkeypatch, folder="/new")
     assert house.names() == ["a", "new", "old.jpg"]
+
+
+def test_a_removed_file_that_a_listing_has_already_is_not_seen_again(house: House) -> None:
+    """It was registered, and listed, before this drive was told; then it waits to be archived."""
+    house.put("/photos/x.jpg", jpeg(4))
+    (row,) = house.journal.claims.claim(1, 1 << 30)
+    registration = house.journal.claims.begin_registration([(row.id, _as_sent(row))])
+    assert registration is not None
+    image = Image("i2", "x.jpg", "d1", "/", len(jpeg(4)))
+    house.service.images.append(image)
+    house.vfs.unlink("/photos/x.jpg")
+    house.vfs.refresh("/photos")
+    assert house.names() == ["a", "old.jpg"]
+    (done,) = house.journal.claims.settle(landed={row.id: image})
+    house.journal.claims.finish([done.id])
+    assert house.names() == ["a", "old.jpg"]
+    with pytest.raises(FileNotFoundError):
+        house.vfs.getattr("/photos/x.jpg")
