@@ -18,7 +18,7 @@ from pictofs.fs import rules
 from pictofs.fs.desk import ChangeDesk
 from pictofs.fs.view import FolderNode, LocalNode, RootNode, View
 from pictofs.transfer.journal import Journal
-from pictofs.transfer.records import Change, ChangeKind, archiving
+from pictofs.transfer.records import Change, ChangeKind, archiving, server_path
 
 __all__ = ["Entries", "EntriesRemote"]
 
@@ -63,15 +63,21 @@ class Entries:
 
     def forget(self, node: LocalNode) -> None:
         """Remove a file that is not uploaded yet; one in flight is archived once it lands."""
-        upload = node.upload
+        upload, replaced = node.upload, None
         if node.file is not None:
             with node.file.lock:
                 node.file.unlinked = True
-                upload = node.file.upload
+                upload, replaced = node.file.upload, node.file.replaces_image_id
                 node.file.upload = None
             self._view.closed(node.file)
         if upload is not None:
             self._journal.remove(upload.id)
+        elif replaced is not None:  # It was an image, and is being written anew.
+            dataset_id, folder, filename = node.key
+            path = server_path(folder, filename)
+            self._desk.hand_in(
+                path, [Change(0, ChangeKind.ARCHIVE, dataset_id, folder, filename, path, replaced)]
+            )
         self._view.changed()
 
     def mkdir(self, path: str) -> None:

@@ -200,7 +200,7 @@ class Vfs:
         self._policy.check_upload(path, dataset)
         rules.check_name(path, key.filename)
         file = LocalFile(key, self._spool, self._spool.create())
-        return self._add(Handle(path, file=self._register(file), writable=True))
+        return self._add(Handle(path, file=self._register(file, is_new=True), writable=True))
 
     def read(self, handle: int, size: int, offset: int) -> bytes:
         """Up to `size` bytes; fewer only at the end of the file."""
@@ -266,10 +266,15 @@ class Vfs:
         file.replaces_image_id = node.image.id
         return self._register(file)
 
-    def _register(self, file: LocalFile) -> LocalFile:
-        """Count one more handle on the file; whoever opened the same place a moment earlier wins."""
+    def _register(self, file: LocalFile, *, is_new: bool = False) -> LocalFile:
+        """Count one more handle on the file; whoever opened the same place a moment earlier wins.
+
+        A new file takes the place of one that became an image, is open still, and is not to be seen there.
+        """
         with self._lock:
             earlier = self._view.open_file(file.key)
+            if is_new and earlier is not None and earlier.is_image:
+                earlier = None
             if earlier is not None and earlier is not file:
                 file.close()
                 file = earlier
@@ -295,6 +300,8 @@ class Vfs:
         handle = self._handle(number)
         if handle.file is None or not handle.writable:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), handle.path)
+        if handle.file.is_image:
+            self._view.rejoin(handle.file)
         return handle.file
 
     # Closing: the bytes are handed to the journal

@@ -171,6 +171,27 @@ class View:
                 del self._open[file.key]
             self._version += 1
 
+    def rejoin(self, file: LocalFile) -> None:
+        """An open file that became an image is about to be written again: it is where its image is by now,
+        and counts as removed if that has gone.
+
+        Raises:
+            PictographError: the listing is not known and the service did not give it.
+        """
+        if file.unlinked or file.replaces_image_id is None:
+            return
+        with self._metadata.reading(file.key.dataset_id) as tree:
+            image = tree.image(file.replaces_image_id)
+        if image is not None and self._going(image.dataset_id, image.directory_path)(image):
+            image = None
+        with file.lock:
+            self.closed(file)
+            if image is None:
+                file.unlinked = True
+            else:
+                file.key = Key(image.dataset_id, image.directory_path, image.filename)
+                self.opened(file)
+
     def open_file(self, key: Key) -> LocalFile | None:
         """The file that is open at this place, or None."""
         with self._lock:
@@ -400,7 +421,8 @@ class View:
                 return known.listing
             subfolders |= {name: f.path for name, f in folder.subfolders.items()} if folder else {}
             images = list(folder.images.items()) if folder else []
-        listed = self._list(node, subfolders, [(n, i) for n, i in images if not is_going(i)], local, known, stamp)
+        staying = [(name, image) for name, image in images if not is_going(image)]
+        listed = self._list(node, subfolders, staying, local, known, stamp)
         self._listed[node.dataset.id, node.path] = listed
         return listed.listing
 

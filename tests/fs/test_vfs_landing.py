@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,3 +81,62 @@ def test_a_removed_file_that_a_listing_has_already_is_not_seen_again(house: Hous
     assert house.names() == ["a", "old.jpg"]
     with pytest.raises(FileNotFoundError):
         house.vfs.getattr("/photos/x.jpg")
+
+
+# Files that a program has open still, and that became images meanwhile.
+
+
+@pytest.fixture
+def landed(house: House) -> int:
+    """A handle on `x.jpg`, which is an image by now. It is longer than what the tests write."""
+    handle = house.vfs.create("/photos/x.jpg", 0o644, os.O_RDWR)
+    house.vfs.write(handle, memoryview(LONG), 0)
+    house.vfs.flush(handle)
+    house.land("x.jpg", Image("i2", "x.jpg", "d1", "/", len(LONG)))
+    return handle
+
+
+LONG = jpeg(4) + bytes(500)
+
+
+def write(house: House, handle: int, data: bytes) -> None:
+    house.vfs.write(handle, memoryview(data), 0)
+    house.vfs.flush(handle)
+    house.vfs.release(handle)
+
+
+def test_a_new_file_has_nothing_of_the_removed_one(house: House, landed: int) -> None:
+    house.vfs.unlink("/photos/x.jpg")
+    house.put("/photos/x.jpg", jpeg(5))
+    assert house.get("/photos/x.jpg") == jpeg(5)
+    assert house.vfs.read(landed, 1 << 20, 0) == LONG
+    write(house, landed, jpeg(6))
+    assert house.get("/photos/x.jpg") == jpeg(5)
+    assert len(house.journal.pending()) == 1
+
+
+def test_a_removed_file_stays_removed_when_it_is_written(house: House, landed: int) -> None:
+    house.vfs.unlink("/photos/x.jpg")
+    write(house, landed, jpeg(6))
+    assert house.names() == ["a", "old.jpg"]
+    assert house.journal.pending() == []
+
+
+def test_a_moved_file_is_written_where_it_is(house: House, landed: int) -> None:
+    house.vfs.rename("/photos/x.jpg", "/photos/a/x.jpg")
+    house.put("/photos/x.jpg", jpeg(5))
+    house.vfs.truncate(None, 0, landed)
+    write(house, landed, jpeg(6))
+    assert house.get("/photos/x.jpg") == jpeg(5)
+    assert house.get("/photos/a/x.jpg") == jpeg(6)
+    assert house.row("x.jpg", "/a").replaces_image_id == "i2"
+
+
+def test_an_image_that_is_being_written_anew_goes_when_it_is_removed(house: House, landed: int) -> None:
+    house.vfs.write(landed, memoryview(jpeg(6)), 0)
+    house.vfs.unlink("/photos/x.jpg")
+    assert house.names() == ["a", "old.jpg"]
+    assert [removal.image_id for removal in house.journal.removals()] == ["i2"]
+    house.vfs.flush(landed)
+    house.vfs.release(landed)
+    assert house.names() == ["a", "old.jpg"]
