@@ -181,12 +181,17 @@ class Machine(RuleBasedStateMachine):
 
     def catch_up(self) -> None:
         """See what the other client did: refresh; the kernel may remember a name for a second more."""
+        touched = set(self.stale)
         self.stale.clear()
         self.world.refresh()
 
         def is_same() -> bool:
             mine, theirs = self.trees()
-            return mine == theirs
+            return mine == theirs and all(
+                _attempt(stat, self.world.disk).errno == _attempt(stat, self.oracle).errno for stat in stats
+            )
+
+        stats = [lambda disk, path=path: disk.stat(path) for path in touched]
 
         try:
             mounts.wait_until(is_same, "the drive shows what is there", 5.0)
