@@ -430,7 +430,9 @@ class View:
         """Tells the images of a folder that were removed here; a listing may have them for a moment yet."""
         names = self._journal.abandoned_names(dataset_id, folder)
         hidden = self._journal.hidden()  # Second: what lands under an abandoned name is hidden from then on.
-        return lambda image: image.filename in names or image.id in hidden
+        return lambda image: (
+            image.filename in names or (image.id in hidden and image.dataset_id == dataset_id)
+        )
 
     def _local_files(self, node: FolderNode) -> _Local:
         """What is in a folder and not on the service yet."""
