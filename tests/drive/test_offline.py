@@ -7,6 +7,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import mounts
 import pytest
@@ -23,8 +24,8 @@ SPELL_S = 60.0
 
 def seed(drive: Drive, folder: Path) -> dict[str, bytes]:
     """Six images on the server, in two folders, of which the drive has the listing."""
-    made = {f"/{name}/{number}.jpg": picture(number) for name in ("a", "b") for number in range(3)}
-    made = {path: picture(number) for number, path in enumerate(made)}
+    paths = [f"/{folder}/{number}.jpg" for folder in "ab" for number in range(3)]
+    made = {path: picture(number) for number, path in enumerate(paths)}
     with drive.sdk() as sdk:
         for path, data in made.items():
             file = folder / path.rpartition("/")[2]
@@ -82,7 +83,7 @@ def test_an_offline_spell(drive: Drive, sandbox: SandboxProcess, tmp_path: Path)
     assert archived == {before["/a/0.jpg"], before["/b/1.jpg"]}
 
 
-def _with_archived(drive: Drive) -> list:  # type: ignore[type-arg]
+def _with_archived(drive: Drive) -> list[Any]:
     with drive.sdk() as sdk:
         return list(sdk.images.iter("photos", include_archived=True))
 

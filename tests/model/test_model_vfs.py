@@ -24,7 +24,7 @@ def sandbox() -> Iterator[SandboxProcess]:
 @pytest.mark.parametrize("ttl", TTLS)
 def test_lives(tmp_path: Path, sandbox: SandboxProcess, ttl: str) -> None:
     with VfsWorld(tmp_path, sandbox, f"metadata-ttl={ttl}") as world:
-        live(world, DictDisk, lives=4, steps=50, restarts=2)
+        live(world, DictDisk, lives=3, steps=60, restarts=2)
 
 
 @pytest.mark.soak
