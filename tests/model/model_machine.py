@@ -374,9 +374,11 @@ class Machine(RuleBasedStateMachine):
         if held is None or not held.writable:
             return
         size = len(self.oracle.read(held.handles[1]))
-        for disk, handle in zip((self.world.disk, self.oracle), held.handles, strict=True):
-            disk.write(handle, data, size if at_end else 0)
-        self.tell(f"write to {slot} {what} at {size if at_end else 0}")
+        offset = size if at_end else 0
+        self.mine(
+            f"write to {slot} {what} at {offset}", lambda disk: disk.write(held.handles[0], data, offset)
+        )
+        self.oracle.write(held.handles[1], data, offset)
         path = self.path_of(held.inode)
         if path is not None and data:
             self.changed(path, held.inode, closed=False)
@@ -386,8 +388,7 @@ class Machine(RuleBasedStateMachine):
         held = self.slots[slot]
         if held is None:
             return
-        mine = self.world.disk.read(held.handles[0])
-        self.tell(f"read from {slot}")
+        mine = self.mine(f"read from {slot}", lambda disk: disk.read(held.handles[0]))
         if not self.has_writer(held.inode) or held.writable:
             assert mine == self.oracle.read(held.handles[1]), self.words("other bytes")
 
@@ -396,12 +397,18 @@ class Machine(RuleBasedStateMachine):
         held, self.slots[slot] = self.slots[slot], None
         if held is None:
             return
-        self.world.disk.close(held.handles[0])
+        self.mine(f"close {slot}", lambda disk: disk.close(held.handles[0]))
         self.oracle.close(held.handles[1])
-        self.tell(f"close {slot}")
         path = self.path_of(held.inode)
         if path is not None and held.writable:
             held.inode.commit(contents(self.oracle, path))
+
+    def mine(self, step: str, run: Callable[[Disk], Any]) -> Any:
+        """What is never refused: an open file can be read, written and closed."""
+        got = _attempt(run, self.world.disk)
+        self.tell(f"{step}: {got}")
+        assert not got.errno, self.words(f"{got}, but it is open")
+        return got.result
 
     def path_of(self, inode: Inode) -> str | None:
         return next((path for path, known in self.inodes.items() if known is inode), None)
