@@ -174,6 +174,8 @@ class _Removal:
                 self._refuse(place, "there is no such file")
             elif self._traits.read_only:
                 self._refuse(place, "the drive is mounted read-only")
+            elif place.relative_to(self._root).parts[0] in self._traits.frozen:
+                self._refuse(place, "its dataset is in cold storage; restore it first")
             elif place.is_dir():
                 self._folder(place)
             else:

@@ -9,17 +9,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from pictofs.api.budget import REFRESH_SHARE
 from pictofs.cli.terminal import printable
-from pictofs.mount.status import Budget, StatusReport, Tally, Uploads
+from pictofs.mount.status import NOTHING, Budget, StatusReport, Tally, Uploads
 from pictofs.mount.uploads import UploadRow
 from pictofs.settings import Row
 from pictofs.units import show_count, show_duration, show_size
 
 _LABEL_WIDTH = 12
+_BAR_WIDTH = 40
 _SHOWN_PROBLEMS = 20
 """A screenful; `pictofs uploads` lists all."""
 
@@ -40,12 +42,16 @@ def status_text(report: StatusReport, now_s: float) -> str:
     return "\n".join(lines)
 
 
-def status_rich(report: StatusReport, now_s: float) -> RenderableType:
-    """The same for a terminal."""
+def status_rich(report: StatusReport, now_s: float, before: Tally = NOTHING) -> RenderableType:
+    """The same for a terminal, with a bar while files go up; what had landed `before` is not in it."""
     mood = "green" if report.safe else "bold yellow" if report.uploads.stuck else "cyan"
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
+    going = report.uploads.under_way.bytes
+    if going:
+        done = max(0, report.uploads.landed.bytes - before.bytes)
+        grid.add_row("", ProgressBar(total=done + going, completed=done, width=_BAR_WIDTH))
     for fact in _facts(report, now_s):
         grid.add_row(f"  {fact.label}", Text(fact.text, _STYLES.get(fact.label, "")))
     problems = [Text(f"  {line}", _STYLES.get(state, "")) for state, line in _problem_lines(report)]

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -184,9 +184,13 @@ def _watch(look: Callable[[], list[StatusReport]], arguments: argparse.Namespace
                     put(text if shown is None or arguments.json else f"\n{text}")
                     shown = text
                 _pause(_WATCH_INTERVAL_S)
+        before: dict[str | None, Tally] = {}
         with Live(console=terminal, auto_refresh=False) as live:
             while True:
-                live.update(_rich(look(), time.time()), refresh=True)
+                reports = look()
+                for report in reports:
+                    before.setdefault(report.mountpoint, report.uploads.landed)
+                live.update(_rich(reports, time.time(), before), refresh=True)
                 _pause(_WATCH_INTERVAL_S)
 
 
@@ -197,8 +201,13 @@ def _plain(reports: list[StatusReport], arguments: argparse.Namespace, now_s: fl
     return "\n\n".join(render.status_text(report, now_s) for report in reports) or _NOTHING_MOUNTED
 
 
-def _rich(reports: list[StatusReport], now_s: float) -> RenderableType:
-    return Group(*(render.status_rich(report, now_s) for report in reports)) if reports else _NOTHING_MOUNTED
+def _rich(
+    reports: list[StatusReport], now_s: float, before: Mapping[str | None, Tally] | None = None
+) -> RenderableType:
+    """`before`: what had landed when it was first looked at, by mount point."""
+    known = before or {}
+    shown = (render.status_rich(report, now_s, known.get(report.mountpoint, NOTHING)) for report in reports)
+    return Group(*shown) if reports else _NOTHING_MOUNTED
 
 
 def _json(reports: list[StatusReport], *, alone: bool, now_s: float) -> object:

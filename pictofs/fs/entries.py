@@ -59,6 +59,7 @@ class Entries:
         if isinstance(node, LocalNode):
             self.forget(node)
         else:
+            self._policy.check_change(path, node.dataset)
             self._desk.hand_in(path, [archiving(self._desk.own(path, node).image, path)])
 
     def forget(self, node: LocalNode) -> None:
@@ -97,6 +98,7 @@ class Entries:
             self._metadata.forget_datasets()
             self._view.changed()
         elif isinstance(parent, FolderNode):
+            self._policy.check_change(path, parent.dataset)
             folder = namespace.join([*namespace.components(parent.path), server_name])
             self._desk.hand_in(path, [Change(0, ChangeKind.MKDIR, parent.dataset.id, folder, "", path)])
         else:
@@ -109,7 +111,7 @@ class Entries:
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
         if not isinstance(node, FolderNode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-        self._policy.check_change(path)
+        self._policy.check_change(path, node.dataset)
         if not self._view.is_empty(node):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
         if node.path != "/":

@@ -121,7 +121,7 @@ class FolderRenames:
     def _move(self, old: str, move: _Move) -> None:
         source, target = move.source, move.target
         if source.dataset.id != target.dataset.id:
-            self._policy.check_upload(old, target.dataset)
+            self._policy.check_change(old, target.dataset)
         # An image that is being copied here has no id of its own yet.
         copied = (c.kind is ChangeKind.TRANSFER for c in self._journal.changes.of_dataset(source.dataset.id))
         if any(copied) and not self._desk.settle(source.dataset.id, source.path):

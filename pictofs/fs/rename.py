@@ -92,6 +92,8 @@ class Renames:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
         if isinstance(source, RootNode) or isinstance(target, RootNode):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), old)
+        if not isinstance(source, LocalNode):  # What is not uploaded yet may always leave.
+            self._policy.check_change(old, source.dataset)
         if isinstance(source, FolderNode):
             self._folders.rename(old, source, new, target)
         elif isinstance(target, FolderNode):
@@ -103,7 +105,7 @@ class Renames:
 
     def _rename_local(self, source: LocalNode, new: str, target: ImageNode | LocalNode | None) -> None:
         dataset, key = self._view.place(new)
-        self._policy.check_upload(new, dataset)
+        self._policy.check_change(new, dataset)
         rules.check_name(new, key.filename)
         replaces: str | None = None
         if isinstance(target, ImageNode):
@@ -171,7 +173,7 @@ class Renames:
             return
         kind = ChangeKind.MOVE if dataset.id == source.dataset.id else ChangeKind.TRANSFER
         if kind is ChangeKind.TRANSFER:
-            self._policy.check_upload(new, dataset)
+            self._policy.check_change(new, dataset)
         change = Change(
             0,
             kind,
@@ -208,7 +210,7 @@ class Renames:
         if lost:
             reason = f"the service has no route that renames an image, and it has {' and '.join(lost)}"
             raise rules.refusal(errno.EPERM, old, f"{reason}; moving it to another folder works")
-        self._policy.check_upload(new, dataset)
+        self._policy.check_change(new, dataset)
         rules.check_name(new, key.filename)
         mtime_ns = self._view.image_attributes(source.image).mtime_ns
         with to_spool(source.image, self._downloader, self._spool) as file:

@@ -24,15 +24,11 @@ class Policy:
     overwrite: bool = False
     upload_wait_s: float = 300.0
 
-    def check_change(self, path: str) -> None:
-        """Raises OSError(EROFS) on a read-only mount."""
+    def check_change(self, path: str, dataset: Dataset | None = None) -> None:
+        """Raises OSError(EROFS) on a read-only mount, and in a dataset that is in cold storage."""
         if self.read_only:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
-
-    def check_upload(self, path: str, dataset: Dataset) -> None:
-        """Raises OSError(EROFS) on a read-only mount, and for a dataset that takes no uploads."""
-        self.check_change(path)
-        if dataset.is_frozen:
+        if dataset is not None and dataset.is_frozen:
             raise refusal(errno.EROFS, path, f"dataset {dataset.name} is in cold storage; restore it first")
 
 

@@ -171,7 +171,7 @@ class Vfs:
         if isinstance(node, (RootNode, FolderNode)):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         if writes:
-            self._policy.check_upload(path, node.dataset)
+            self._policy.check_change(path, node.dataset)
         if isinstance(node, LocalNode):
             file = self._open_local(node)
             if writes and flags & os.O_TRUNC:
@@ -197,7 +197,7 @@ class Vfs:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
             return self.open(path, flags)
         dataset, key = self._view.place(path)
-        self._policy.check_upload(path, dataset)
+        self._policy.check_change(path, dataset)
         rules.check_name(path, key.filename)
         file = LocalFile(key, self._spool, self._spool.create())
         return self._add(Handle(path, file=self._register(file, is_new=True), writable=True))

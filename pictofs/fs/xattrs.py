@@ -154,6 +154,7 @@ class Xattrs:
         if name not in (STATUS, SPLIT, TAGS, XDG_TAGS):
             raise rules.refusal(errno.EPERM, path, f"{name} can only be read; status, split, tags can be set")
         if isinstance(node, ImageNode):
+            self._policy.check_change(path, node.dataset)
             return node.image
         if isinstance(node, LocalNode):
             raise rules.refusal(

@@ -147,6 +147,7 @@ class ArchiveDesk:
         node = self._view.resolve("/" + path)
         if not isinstance(node, ImageNode):
             raise MountError(f"{path} is not an uploaded image; only those can be deleted for good.")
+        self._policy.check_change(path, node.dataset)
         result = self._source.delete_permanently(node.dataset.id, node.image.id)
         if result.failed:
             raise MountError(f"{path} was not deleted: {result.failed[0].reason}.")
@@ -155,6 +156,7 @@ class ArchiveDesk:
     # Images
 
     def _restore_images(self, name: str, dataset: Dataset, wanted: list[str], outcome: Outcome) -> None:
+        self._policy.check_change(name, dataset)
         images = self._images(name, dataset, wanted)
         chosen: dict[str, tuple[str, Image]] = {}
         places: set[str] = set()

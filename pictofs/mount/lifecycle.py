@@ -23,10 +23,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pictofs import imagefile, namespace
-from pictofs.api.budget import Allowance
+from pictofs.api.budget import Allowance, Reason, because
 from pictofs.api.client import Client
 from pictofs.api.credentials import Credentials
-from pictofs.api.models import Dataset, Organization
+from pictofs.api.models import Dataset, Image, Organization
 from pictofs.cache.content import FOLDER_NAME as CONTENT_FOLDER
 from pictofs.cache.content import ContentCache
 from pictofs.cache.listings import Listings
@@ -278,9 +278,14 @@ class _Mount:
             timeout_s=settings.request_timeout_s,
         )
         self._downloader = downloader
+
+        def fetch_ahead(image: Image, size_bytes: int, stop: Callable[[], bool]) -> None:
+            with because(Reason.PREFETCHING):
+                downloader.fetch(image, size_bytes, stop)
+
         readahead = Readahead(
-            downloader.fetch,
-            service.has_link,
+            fetch_ahead,
+            lambda image: self._allowance.may_prefetch() and service.has_link(image),
             at_once=settings.prefetch,
             room_bytes=lambda: self._content.capacity_bytes() // AHEAD_PART,
         )

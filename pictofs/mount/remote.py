@@ -169,8 +169,10 @@ class Service:
             yield stream
 
     def has_link(self, image: Image) -> bool:
-        """Whether the image's bytes cost no API request of their own. Links are asked for if need be."""
-        return self._links.get(image, many=True) is not None
+        """Whether the image's bytes cost no API request of their own. Links are asked for if need be, to
+        fetch ahead with them."""
+        with because(Reason.PREFETCHING):
+            return self._links.get(image, many=True) is not None
 
     def size(self, image: Image) -> int | None:
         """The size of an image that no listing knows, in bytes."""

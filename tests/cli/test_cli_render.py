@@ -11,7 +11,7 @@ from rich.console import Console
 
 from pictofs.cli import render
 from pictofs.cli.terminal import printable
-from pictofs.mount.status import Budget, Cache, Problem, StatusReport, Tally, Uploads, Waiting
+from pictofs.mount.status import NOTHING, Budget, Cache, Problem, StatusReport, Tally, Uploads, Waiting
 from pictofs.mount.uploads import UploadRow
 
 NOW_S = 1_700_000_000.0
@@ -133,6 +133,19 @@ def test_a_terminal_sees_the_same_words() -> None:
         for line in render.status_text(report, NOW_S).splitlines():
             for words in line.strip().split("   "):
                 assert words.strip() in shown
+
+
+def test_a_terminal_gets_a_bar_of_what_goes_up_since_it_looks() -> None:
+    def bar(before: Tally) -> tuple[int, int]:
+        out = io.StringIO()
+        terminal = Console(file=out, width=100, force_terminal=True, color_system="truecolor")
+        terminal.print(render.status_rich(BUSY, NOW_S, before))
+        line = next(line for line in out.getvalue().splitlines() if "━" in line)
+        done = line.split("\x1b[38")[1]
+        return done.count("━"), line.count("━")
+
+    assert bar(NOTHING)[0] == 40 * 36 // (36 + 114)
+    assert bar(Tally(12, 36 * MIB))[0] == 40  # nothing yet: the bar is all to come
 
 
 def test_many_problems_are_cut_with_a_hint() -> None:

@@ -268,13 +268,31 @@ def test_refusals(house: House) -> None:
     refused(errno.EROFS, vfs.rename, "/photos/old.jpg", "/frozen/old.jpg", 0)
     refused(errno.EINVAL, vfs.rename, "/photos/a", "/photos/a/b", 0)
     refused(errno.EPERM, vfs.rename, "/photos/a", "/a", 0)
-    refused(errno.EPERM, vfs.rename, "/frozen", "/photos/frozen", 0)
+    refused(errno.EPERM, vfs.rename, "/photos", "/frozen/photos", 0)
     refused(errno.EISDIR, vfs.rename, "/photos/old.jpg", "/photos/a", 0)
     refused(errno.ENOTDIR, vfs.rename, "/photos/a", "/photos/old.jpg", 0)
     house.put("/photos/.old.jpg.AbCdEf", jpeg())
     refused(errno.EEXIST, vfs.rename, "/photos/.old.jpg.AbCdEf", "/photos/old.jpg", 0)
     refused(errno.EINVAL, vfs.rename, "/photos/.old.jpg.AbCdEf", "/photos/old.txt", 0)
     assert house.journal.find("d1", "/", ".old.jpg.AbCdEf") is not None
+
+
+def test_nothing_changes_in_a_dataset_in_cold_storage(house: House) -> None:
+    house.service.images.append(Image("i9", "ice.jpg", "d2", "/", 5))
+    house.service.folders.append(Directory("f9", "d2", "a", "/a"))
+    house.put("/photos/x.jpg", jpeg())
+    vfs = house.vfs
+    refused(errno.EROFS, vfs.unlink, "/frozen/ice.jpg")
+    refused(errno.EROFS, vfs.mkdir, "/frozen/b")
+    refused(errno.EROFS, vfs.rmdir, "/frozen/a")
+    refused(errno.EROFS, vfs.rename, "/frozen/ice.jpg", "/photos/ice.jpg", 0)
+    refused(errno.EROFS, vfs.rename, "/frozen/a", "/frozen/b", 0)
+    refused(errno.EROFS, vfs.rename, "/frozen", "/thawed", 0)
+    refused(errno.EROFS, vfs.rename, "/photos/x.jpg", "/frozen/x.jpg", 0)
+    refused(errno.EROFS, vfs.setxattr, "/frozen/ice.jpg", "user.pictograph.status", b"review", 0)
+    assert house.names("/frozen") == ["a", "ice.jpg"]
+    vfs.chmod("/frozen/ice.jpg", 0o600)
+    vfs.utimens("/frozen/ice.jpg", None, 5)
 
 
 def test_a_rewrite_takes_the_place_of_the_row(house: House) -> None:
