@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -38,14 +36,15 @@ from pictofs.fs.overlay import overlay_of
 from pictofs.fs.rules import Policy
 from pictofs.fs.vfs import Vfs
 from pictofs.fs.view import Owner, View
-from pictofs.mount import accounts, daemon, desktop, memory, mountinfo, notify, organization
+from pictofs.mount import accounts, daemon, desktop, draining, memory, mountinfo, notify, organization
 from pictofs.mount.archive import ArchiveDesk
 from pictofs.mount.control import ControlServer, MountRecord, socket_path, write_record
+from pictofs.mount.draining import DrainView, nobody_looks
 from pictofs.mount.handlers import Parts, Progress, build_handlers, report
 from pictofs.mount.plan import Traits
 from pictofs.mount.problems import MountError, sentence
 from pictofs.mount.remote import DatasetNames, Queue, Service
-from pictofs.mount.status import Refused, StatusReport, Tally, Waiting
+from pictofs.mount.status import Refused, Tally, Waiting
 from pictofs.mount.uploads import Selection, UploadDesk, UploadRow
 from pictofs.mount.warming import Warming
 from pictofs.settings import MountSettings
@@ -56,15 +55,11 @@ from pictofs.transfer.lock import StateLock
 from pictofs.transfer.readahead import Readahead
 from pictofs.transfer.spool import JOURNAL_RESERVE_BYTES, Spool
 from pictofs.transfer.upload import Uploader
-from pictofs.units import show_duration
 
 log = logging.getLogger(__name__)
 
 LOG_BYTES = 5 << 20
 """The log is turned over at this size, and one older file is kept: weeks of refusals and failures."""
-
-DRAIN_SLICE_S = 1.0
-"""How often a draining process looks at its signals and tells systemd that it is alive."""
 
 CONNECTIONS = 20
 """Kept open to each host, beside those of the prefetch."""
@@ -80,22 +75,13 @@ FORGET_S = 10.0
 of a second for 100,000 files, unless reads of them hang."""
 
 
-DrainView = Callable[[], AbstractContextManager[Callable[[list[StatusReport]], None]]]
-"""Shows a person how the drain goes: opened when it begins, and handed a report now and then."""
-
-
-@contextmanager
-def _nobody_looks() -> Iterator[Callable[[list[StatusReport]], None]]:
-    yield lambda _: None
-
-
 def mount(
     settings: MountSettings,
     credentials: Credentials,
     mountpoint: Path,
     *,
     foreground: bool,
-    drain_view: DrainView = _nobody_looks,
+    drain_view: DrainView = nobody_looks,
 ) -> int:
     """Mount the drive; returns the exit status. In the background it returns once the drive answers.
 
@@ -110,7 +96,7 @@ def mount(
         _serve(settings, credentials, mountpoint, lambda: None, drain_view, foreground=True)
     else:
         daemon.serve_in_background(
-            lambda ready: _serve(settings, credentials, mountpoint, ready, _nobody_looks, foreground=False)
+            lambda ready: _serve(settings, credentials, mountpoint, ready, nobody_looks, foreground=False)
         )
     return 0
 
@@ -449,37 +435,14 @@ class _Mount:
     # The end
 
     def drain(self, view: DrainView) -> None:
-        """Finish what is on its way, up to the deadline or the next signal; then say what remains."""
-        deadline = time.monotonic() + self._drain_timeout_s
-        with _interrupted() as interrupted:
-            notify.stopping(self._headline())
-            if not self._uploader.drain(0):
-                log.info(
-                    "%s It is waited for, at most %s; a second signal leaves the rest to the next mount.",
-                    self._headline(),
-                    show_duration(self._drain_timeout_s),
-                )
-                with view() as show:
-                    self._drain(deadline, interrupted, show)
+        """Finish what is on its way; then say what remains."""
+        draining.drain(self._uploader.drain, lambda: report(self._parts), self._drain_timeout_s, view)
         accounts.write_note(self._account.state, self._note())
         left = replace(report(self._parts), mounted=False)
         if left.safe:
             log.info("unmounted; everything is on the server")
         else:
             log.warning("unmounted. %s It is kept in %s.", left.headline(time.time()), self._account.state)
-
-    def _drain(
-        self, deadline: float, interrupted: threading.Event, show: Callable[[list[StatusReport]], None]
-    ) -> None:
-        while not interrupted.is_set() and (left_s := deadline - time.monotonic()) > 0:
-            notify.stopping(self._headline())
-            show([report(self._parts)])
-            if self._uploader.drain(min(DRAIN_SLICE_S, left_s)):
-                break
-
-    def _headline(self) -> str:
-        """How it stands, in a sentence."""
-        return report(self._parts).headline(time.time())
 
 
 def _spool_reserve_bytes(settings: MountSettings, folder: Path) -> int:
@@ -494,20 +457,6 @@ def _disk_bytes(folder: Path) -> int:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     disk = os.statvfs(there)
     return disk.f_blocks * disk.f_frsize
-
-
-@contextmanager
-def _interrupted() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set: whoever asked twice does not want to wait."""
-    event = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: event.set()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_datasets(settings: MountSettings, metadata: MetadataCache) -> None:
