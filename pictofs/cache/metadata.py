@@ -19,12 +19,11 @@ Questions go to the service outside it, each kind by one thread at a time (`Flig
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
 from cachetools import TTLCache
@@ -34,6 +33,7 @@ from pictofs.api.models import Dataset, Directory, Image
 from pictofs.cache.datasets import Datasets
 from pictofs.cache.flights import Flights, aside
 from pictofs.cache.keeper import Keeper
+from pictofs.cache.known import ALL, NEVER, Fetch, Known, counters_of
 from pictofs.cache.listings import Listings, Saved
 from pictofs.cache.tree import Tree, changed_names, differences
 
@@ -49,7 +49,8 @@ a longer ttl: however many datasets are looked at, they are asked for once in a 
 LISTING_LIMIT = 200_000
 """Images in a dataset beyond which it is listed folder by folder: 20 requests, 100 MB."""
 
-_NEVER = -math.inf
+_NOWHERE = "/\0"
+"""A folder that no service has, for images of which it is not known where they belong."""
 
 
 class MetadataSource(Protocol):
@@ -64,45 +65,6 @@ class MetadataSource(Protocol):
 
     def directories(self, dataset_id: str) -> Sequence[Directory]: ...
     def image(self, image_id: str) -> Image: ...
-
-
-@dataclass
-class _Known:
-    """A dataset's listing.
-
-    Attributes:
-        dataset, directories: the rows, with their counters, that the tree stands for.
-        checked_at: when it was last known to be true, monotonic seconds.
-        rows_at: when its rows were fetched: their status, split and tags change without the counters.
-        is_exact: whether equal counters mean that the tree is still true.
-        is_outdated: to be asked for again before it is shown; shown all the same when there is no answer.
-        counters: those that the tree stands for; several where the service's routes count otherwise.
-        has_changes: changed here since it was fetched.
-        stale_folders: listed by themselves, to be asked for again when somebody looks into them.
-    """
-
-    tree: Tree
-    dataset: Dataset
-    directories: frozenset[Directory]
-    checked_at: float
-    rows_at: float = _NEVER
-    is_exact: bool = True
-    is_outdated: bool = False
-    has_changes: bool = False
-    stale_folders: set[str] = field(default_factory=set)
-    counters: set[tuple[object, ...]] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.counters = {_counters(self.dataset)}
-
-
-@dataclass(eq=False)
-class _Fetch:
-    """A listing being fetched: what changed here meanwhile, and whether it is old before it is there."""
-
-    dataset_id: str
-    changes: list[Callable[[Tree], None]] = field(default_factory=list)
-    is_outdated: bool = False
 
 
 class MetadataCache:
@@ -162,8 +124,8 @@ class MetadataCache:
             on_told=self._only_these,
             clock=clock,
         )
-        self._known: dict[str, _Known] = {}
-        self._fetches: list[_Fetch] = []
+        self._known: dict[str, Known] = {}
+        self._fetches: list[Fetch] = []
         self._images: TTLCache[str, Image] = TTLCache(IMAGE_CACHE_ENTRIES, ttl_s, timer=clock)
         self._amendments = 0  # so that an answer from before one is not kept
 
@@ -256,7 +218,7 @@ class MetadataCache:
                 lambda error: self._folder_not_told(dataset_id, path, error),
             )
 
-    def _listing(self, dataset_id: str) -> _Known:
+    def _listing(self, dataset_id: str) -> Known:
         with self._lock:
             known = self._known.get(dataset_id)
         if known is None:
@@ -276,17 +238,17 @@ class MetadataCache:
             )
         return known
 
-    def _first_listing(self, dataset_id: str) -> _Known:
+    def _first_listing(self, dataset_id: str) -> Known:
         saved = self._listings.load(dataset_id) if self._listings else None
         if saved is None:
             return self._fetch_listing(dataset_id)
         with self._fetching(dataset_id) as fetch:
             tree = self._built(dataset_id, saved.directories, saved.images, saved.listed)
-            known = _Known(
+            known = Known(
                 tree,
                 saved.dataset,
                 frozenset(saved.directories),
-                checked_at=_NEVER,
+                checked_at=NEVER,
                 is_exact=saved.is_exact,
                 is_outdated=saved.is_outdated,
                 stale_folders=set(saved.listed or ()),
@@ -294,7 +256,7 @@ class MetadataCache:
             self._install(known, fetch)
         return known
 
-    def _fetch_listing(self, dataset_id: str, directories: Sequence[Directory] | None = None) -> _Known:
+    def _fetch_listing(self, dataset_id: str, directories: Sequence[Directory] | None = None) -> Known:
         """Ask for a listing and show it; for its folders only beyond the limit."""
         shown = self._datasets.find(dataset_id)
         with self._fetching(dataset_id) as fetch:
@@ -307,7 +269,7 @@ class MetadataCache:
                 dataset, images = self._source.contents(dataset_id)
                 directories = told() if told is not None else directories or ()
                 tree = self._built(dataset_id, directories, self._as_known(dataset_id, images))
-                known = _Known(tree, dataset, frozenset(directories), asked_at, asked_at)
+                known = Known(tree, dataset, frozenset(directories), asked_at, {ALL: asked_at})
             self._install(known, fetch)
         if self._keeper is not None:
             self._keeper.fetched(dataset_id)
@@ -315,7 +277,7 @@ class MetadataCache:
 
     def _fetch_folders(
         self, dataset: Dataset, directories: Sequence[Directory] | None, asked_at: float
-    ) -> _Known:
+    ) -> Known:
         """A dataset with too many images: its folders, with the images of those that were looked into."""
         if directories is None:
             directories = self._source.directories(dataset.id)
@@ -325,9 +287,10 @@ class MetadataCache:
             known = [] if before is None else [folder for _, folder in before.tree.folders()]
             listed = [folder for folder in known if folder.listed and folder.path in paths]
             images = [image for folder in listed for image in folder.images.values()]
+            rows_at = {} if before is None else before.rows_at
         stale = {folder.path for folder in listed}
         tree = self._built(dataset.id, directories, images, stale)
-        return _Known(tree, dataset, frozenset(directories), asked_at, asked_at, stale_folders=stale)
+        return Known(tree, dataset, frozenset(directories), asked_at, rows_at, stale_folders=stale)
 
     def _as_known(self, dataset_id: str, images: Iterable[Image]) -> Iterator[Image]:
         """The images of a new listing; those that have not changed as the very objects that are known: for
@@ -343,8 +306,16 @@ class MetadataCache:
     def _fetch_folder(self, dataset_id: str, path: str) -> None:
         """Ask for the images of one folder, and show them."""
         with self._fetching(dataset_id) as fetch:
-            images = self._source.folder(dataset_id, path)
-            part = self._built(dataset_id, (), self._as_known(dataset_id, images))
+            asked_at = self._clock()
+            images = list(self._as_known(dataset_id, self._source.folder(dataset_id, path)))
+            told = {image.id for image in images}
+            with self._lock:
+                known = self._known.get(dataset_id)
+                folder = known.tree.folder(path) if known else None
+                shown = list(folder.images.values()) if folder else []
+            # What is shown here and not told may be on its way here: the overlay knows, and brings it back.
+            others = [replace(image, directory_path=_NOWHERE) for image in shown if image.id not in told]
+            part = self._built(dataset_id, (), [*images, *others])
             with self._lock:
                 known = self._known.get(dataset_id)
                 folder = known.tree.folder(path) if known else None
@@ -354,15 +325,17 @@ class MetadataCache:
                 place = next(place for place, f in known.tree.folders() if f is folder)
                 known.tree.fill(path, ())
                 for image in part.images():
-                    known.tree.add(image)
+                    if image.directory_path != _NOWHERE:
+                        known.tree.add(image)
                 known.stale_folders.discard(path)
+                known.rows_at[path] = asked_at
                 for change in fetch.changes:
                     change(known.tree)
         self._tell(dataset_id, [f"{place}/{name}" if place else name for name in gone])
         if self._keeper is not None:
             self._keeper.fetched(dataset_id)
 
-    def _revalidate(self, dataset_id: str) -> _Known:
+    def _revalidate(self, dataset_id: str) -> Known:
         with self._lock:
             known = self._known.get(dataset_id)
         checked_at = self._datasets.told_at
@@ -375,14 +348,14 @@ class MetadataCache:
         if known is None or dataset is None or not known.is_exact:
             return self._fetch_listing(dataset_id)
         directories = self._source.directories(dataset_id)
-        if _counters(dataset) in known.counters and frozenset(directories) == known.directories:
+        if counters_of(dataset) in known.counters and frozenset(directories) == known.directories:
             with self._lock:
                 known.checked_at = checked_at
             return known
         fetched = self._fetch_listing(dataset_id, directories)
-        if _counters(fetched.dataset) == _counters(known.dataset):
+        if counters_of(fetched.dataset) == counters_of(known.dataset):
             # Nothing has moved: the list of datasets counts otherwise than the dataset itself.
-            fetched.counters.add(_counters(dataset))
+            fetched.counters.add(counters_of(dataset))
         return fetched
 
     def _not_told(self, dataset_id: str, error: PictographError) -> None:
@@ -403,9 +376,9 @@ class MetadataCache:
                 known.is_exact = False
 
     @contextmanager
-    def _fetching(self, dataset_id: str) -> Iterator[_Fetch]:
+    def _fetching(self, dataset_id: str) -> Iterator[Fetch]:
         """Note the changes that are made while a listing is on its way."""
-        fetch = _Fetch(dataset_id)
+        fetch = Fetch(dataset_id)
         with self._lock:
             self._fetches.append(fetch)
         try:
@@ -428,7 +401,7 @@ class MetadataCache:
         self._overlay(dataset_id, tree)
         return tree
 
-    def _install(self, known: _Known, fetch: _Fetch) -> None:
+    def _install(self, known: Known, fetch: Fetch) -> None:
         with self._lock:
             for change in fetch.changes:
                 change(known.tree)
@@ -537,11 +510,14 @@ class MetadataCache:
 
     # Rows of images: status, split, tags and label count (see cache/rows)
 
-    def has_fresh_rows(self, dataset_id: str) -> bool:
-        """Whether the rows of a dataset's listing were fetched within the ttl; never asks."""
+    def has_fresh_rows(self, dataset_id: str, path: str) -> bool:
+        """Whether the rows of a folder were fetched within the ttl; never asks."""
         with self._lock:
             known = self._known.get(dataset_id)
-            return known is not None and self._clock() - known.rows_at < self._ttl_s
+            if known is None:
+                return False
+            rows_at = known.rows_at.get(ALL if known.tree.is_whole else path, NEVER)
+            return self._clock() - rows_at < self._ttl_s
 
     def cached_image(self, image_id: str) -> Image | None:
         """What images.get answered within the ttl; never asks."""
@@ -549,11 +525,16 @@ class MetadataCache:
             cached: Image | None = self._images.get(image_id)
             return cached
 
-    def reload(self, dataset_id: str) -> None:
-        """Fetch a dataset's listing anew, unless its rows are fresh. Raises PictographError."""
+    def reload(self, dataset_id: str, path: str) -> None:
+        """Fetch the listing with a folder's rows anew, unless they are fresh. Raises PictographError."""
         # The first flight may be somebody's revalidation, which fetches rows only when counters moved.
         for _ in range(2):
-            if not self.has_fresh_rows(dataset_id):
+            if self.has_fresh_rows(dataset_id, path):
+                return
+            tree = self.loaded(dataset_id)
+            if tree is not None and not tree.is_whole:
+                self._flights.once((dataset_id, path), lambda: self._fetch_folder(dataset_id, path))
+            else:
                 self._flights.once(dataset_id, lambda: self._fetch_listing(dataset_id))
 
     def image(self, image_id: str) -> Image:
@@ -576,8 +557,3 @@ class MetadataCache:
             return image
 
         return self._flights.once(("image", image_id), fetch)
-
-
-def _counters(dataset: Dataset) -> tuple[object, ...]:
-    """What moves when an image of the dataset comes, goes or is archived."""
-    return dataset.image_count, dataset.archived_image_count, dataset.total_size, dataset.updated_at

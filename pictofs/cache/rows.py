@@ -49,8 +49,8 @@ class CurrentRows:
             PictographError: the service refused (NotFoundError: the image is gone). When it could not be
                 asked, the last known row is returned instead.
         """
-        metadata, dataset_id = self._metadata, image.dataset_id
-        if metadata.has_fresh_rows(dataset_id):
+        metadata, dataset_id, path = self._metadata, image.dataset_id, image.directory_path
+        if metadata.has_fresh_rows(dataset_id, path):
             return image
         cached = metadata.cached_image(image.id)
         if cached is not None:
@@ -65,7 +65,7 @@ class CurrentRows:
                 asked_at.append(now)
         try:
             if many:
-                metadata.reload(dataset_id)
+                metadata.reload(dataset_id, path)
                 with metadata.reading(dataset_id) as tree:
                     return tree.image(image.id) or image
             return metadata.image(image.id)

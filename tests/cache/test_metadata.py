@@ -386,6 +386,47 @@ def test_a_folder_is_asked_for_again_only_when_the_counters_moved(source: FakeSo
     assert told == ["animals/a/two.jpg"]
 
 
+def test_a_folder_fetched_while_a_move_into_it_is_pending_keeps_the_image(source: FakeSource) -> None:
+    pending = {"i1"}
+
+    def overlay(dataset_id: str, tree: Tree) -> None:
+        for image_id in pending:
+            image = tree.image(image_id)
+            if image is not None and image.directory_path != "/a":
+                tree.add(replace(image, directory_path="/a"))
+
+    source.images["i2"] = Image("i2", "two.jpg", "d1", "/a", 20)
+    cache = MetadataCache(source, ttl_s=TTL_S, listing_limit=0, overlay=overlay)
+    cache.datasets()
+    assert folder_names(cache, "/") == set()
+    assert folder_names(cache, "/a") == {"one.jpg", "two.jpg"}
+    assert folder_names(cache, "/") == set()
+    pending.clear()
+    source.images["i2"] = replace(source.images["i2"], filename="other.jpg")
+    with cache.reading("d1") as tree:
+        assert tree.image("i1") is not None
+    cache._fetch_folder("d1", "/a")
+    assert folder_names(cache, "/a") == {"other.jpg"}  # it never came: shown where it is once that is asked
+    cache._fetch_folder("d1", "/")
+    assert folder_names(cache, "/") == {"one.jpg"}
+
+
+def test_rows_are_as_fresh_as_the_folder_they_were_listed_in(source: FakeSource, clock: Clock) -> None:
+    cache = MetadataCache(source, ttl_s=TTL_S, listing_limit=0, may_revalidate=lambda: False, clock=clock)
+    cache.datasets()
+    assert not cache.has_fresh_rows("d1", "/")
+    folder_names(cache, "/")
+    assert cache.has_fresh_rows("d1", "/")
+    assert not cache.has_fresh_rows("d1", "/a")
+    clock.now += TTL_S
+    assert not cache.has_fresh_rows("d1", "/")
+    source.images["i1"] = replace(source.images["i1"], status="review")
+    cache.reload("d1", "/")
+    with cache.reading("d1") as tree:
+        assert tree.root.images["one.jpg"].status == "review"
+    assert source.asked.count("folder /") == 2
+
+
 # On the disk
 
 
