@@ -40,7 +40,7 @@ from pictofs.fs.xattrs import XattrRemote, Xattrs
 from pictofs.transfer.changes import Became
 from pictofs.transfer.download import Downloader, Reader
 from pictofs.transfer.journal import Journal, NewUpload, State, Upload
-from pictofs.transfer.readahead import Readahead
+from pictofs.transfer.readahead import Readahead, Sibling
 from pictofs.transfer.records import Change
 from pictofs.transfer.spool import Spool
 
@@ -245,10 +245,11 @@ class Vfs:
             node.image, self._readahead.follow((dataset_id, folder), node.image, siblings)
         )
 
-    def _siblings(self, dataset_id: str, path: str) -> list[tuple[str, Image]]:
+    def _siblings(self, dataset_id: str, path: str) -> list[Sibling]:
         with self._metadata.reading(dataset_id) as tree:
             folder = tree.folder(path)
-            return list(folder.images.items()) if folder else []
+            images = list(folder.images.items()) if folder else []
+        return [Sibling(name, self._view.inode(image), image) for name, image in images]
 
     def _open_local(self, node: LocalNode) -> LocalFile:
         file = node.file

@@ -356,6 +356,10 @@ class View:
     def _folder(self, inode: int, nlink: int, mtime_ns: int) -> Attributes:
         return self._attributes(inode, stat.S_IFDIR | 0o755, nlink, 0, mtime_ns)
 
+    def inode(self, image: Image) -> int:
+        """The inode number that programs see of an image."""
+        return self._inodes.get(image.id) or _inode(image.id)
+
     def image_attributes(self, image: Image) -> Attributes:
         """What stat(2) shows of an image. Raises PictographError when an unknown size cannot be found out."""
         return self._image_attributes(image, self._size_of(image))

@@ -67,6 +67,9 @@ CONNECTIONS = 20
 AHEAD_PART = 8
 """The part of the image cache that may hold what nobody has read yet: the rest is what was read."""
 
+MAX_AHEAD_BYTES = 256 << 20
+"""The same in bytes, which a walk that ends has fetched in vain: sixteen files of a camera."""
+
 SPOOL_RESERVE_BYTES = 1 << 30
 """The most that a percentage for `min-free` keeps new files from using: a large disk has room for them."""
 
@@ -273,7 +276,7 @@ class _Mount:
             fetch_ahead,
             lambda image: self._allowance.may_prefetch() and service.has_link(image),
             at_once=settings.prefetch,
-            room_bytes=lambda: self._content.capacity_bytes() // AHEAD_PART,
+            room_bytes=lambda: min(MAX_AHEAD_BYTES, self._content.capacity_bytes() // AHEAD_PART),
         )
         owner = Owner(settings.uid, settings.gid, settings.umask)
         self.view = View(metadata, self._journal, owner, probe_size=service.size)

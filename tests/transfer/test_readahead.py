@@ -11,7 +11,7 @@ import pytest
 
 from pictofs.api.errors import NetworkError
 from pictofs.api.models import Image
-from pictofs.transfer.readahead import PATIENCE_S, Readahead
+from pictofs.transfer.readahead import PATIENCE_S, Readahead, Sibling
 
 MB = 1 << 20
 
@@ -24,6 +24,7 @@ class House:
     ):
         self.images = [Image(f"i{n}", f"{n:05}.jpg", "d1", "/", size_bytes) for n in range(count)]
         self.listed: Sequence[Image] = self.images
+        self.inodes: dict[str, int] = {}
         self.now = 0.0
         self.here: set[str] = set()
         self.fetched: dict[int, int] = {}  # number of the image → bytes
@@ -62,7 +63,9 @@ class House:
     def read(self, number: int, size_bytes: int | None = None) -> bool:
         """Read an image, or its beginning; whether it was here already."""
         image = self.images[number]
-        follower = self.readahead.follow("folder", image, lambda: [(i.filename, i) for i in self.listed])
+        follower = self.readahead.follow(
+            "folder", image, lambda: [Sibling(i.filename, self.inodes.get(i.id, 0), i) for i in self.listed]
+        )
         was_here = image.id in self.here
         if follower is not None:
             follower.reached(image.file_size if size_bytes is None else size_bytes)
@@ -103,6 +106,14 @@ def test_a_walk_in_the_order_of_the_listing() -> None:
     order = list(range(200))
     random.Random(1).shuffle(order)
     house.listed = [house.images[n] for n in order]
+    assert walk(house, order) <= 4
+
+
+def test_a_walk_by_inode() -> None:
+    house = House()
+    order = list(range(200))
+    random.Random(1).shuffle(order)
+    house.inodes = {f"i{n}": inode for inode, n in enumerate(order)}
     assert walk(house, order) <= 4
 
 
