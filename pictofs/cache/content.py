@@ -311,8 +311,9 @@ class ContentCache:
 
     def _load(self, name: str) -> CachedImage | None:
         path = self.folder / name
+        access = os.O_RDONLY if name.endswith(_ADOPTED) else os.O_RDWR  # the former may still be in the spool
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         try:

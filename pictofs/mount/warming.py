@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 WORKERS = 16
 """Images fetched at a time: enough for the latency of storage, and no more connections than reading has."""
 
+ALL_BYTES = 1 << 62
+"""Of an image, also where the listing does not know how many they are."""
+
 MAX_JOBS = 8
 """Jobs that are remembered; the oldest is forgotten, and ended if it still runs."""
 
@@ -135,7 +138,7 @@ class Warming:
             try:
                 is_linked = self._has_link(image)
                 if is_linked:
-                    self._fetch(image, image.file_size, lambda: job.is_stopped)
+                    self._fetch(image, ALL_BYTES, lambda: job.is_stopped)
             except (PictographError, OSError) as error:
                 failure = error
                 log.warning("%s was not brought into the cache: %s", image.filename, error)

@@ -212,7 +212,8 @@ class Readahead:
     def follow(
         self, folder: object, image: Image, siblings: Callable[[], Sequence[Sibling]]
     ) -> Follower | None:
-        """Watch one open image. `siblings` gives its folder's images in the order of the listing."""
+        """Watch one open image. `siblings` gives its folder's images in the order of the listing; where it
+        raises PictographError nothing is fetched ahead."""
         if not self._at_once:
             return None
         return Follower(image, lambda follower, was_here: self._began(folder, follower, was_here, siblings))
@@ -247,7 +248,11 @@ class Readahead:
                 is_old = self._clock() - folder.made_at > MAX_ORDER_AGE_S
                 if folder.knows(image.id) or not is_old:
                     return folder
-        listed = siblings()
+        try:
+            listed = siblings()
+        except PictographError as error:
+            log.debug("nothing is fetched ahead of %s: %s", image.filename, error)
+            listed = []
         by_name = sorted(listed, key=lambda sibling: sibling.name)
         by_inode = sorted(listed, key=lambda sibling: sibling.inode)
         orders = tuple(_Order([s.image for s in order]) for order in (by_name, listed, by_inode))

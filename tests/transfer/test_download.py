@@ -263,6 +263,24 @@ def test_silence_ends_a_read(tmp_path: Path) -> None:
     settle()
 
 
+def test_who_waits_can_be_interrupted(small: House) -> None:
+    small.source.gate = threading.Event()
+    reader = small.open()
+    asked: list[None] = []
+
+    def is_interrupted() -> bool:
+        asked.append(None)
+        return len(asked) > 1
+
+    with pytest.raises(InterruptedError):
+        reader.read_into(memoryview(bytearray(10)), 0, is_interrupted)
+    small.source.gate.set()
+    buffer = bytearray(10)
+    assert reader.read_into(memoryview(buffer), 5) == 10
+    assert buffer == SMALL[5:15]
+    reader.close()
+
+
 def test_another_size_than_listed_is_an_error_and_is_put_right(small: House) -> None:
     small.image = Image("i1", "x.jpg", "d1", "/", len(SMALL) - 1)
     reader = small.open()

@@ -223,6 +223,18 @@ def test_failures_are_for_the_reader() -> None:
     assert walk(house, range(20, 100)) <= 30
 
 
+def test_a_folder_whose_listing_cannot_be_had_is_read_all_the_same() -> None:
+    house = House()
+
+    def unreachable() -> list[Sibling]:
+        raise NetworkError("offline")
+
+    follower = house.readahead.follow("folder", house.images[0], unreachable)
+    assert follower is not None
+    follower.began(was_here=False)
+    assert house.fetched == {}
+
+
 def test_images_that_came_later_are_found() -> None:
     house = House(count=10)
     walk(house, range(10))
