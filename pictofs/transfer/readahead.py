@@ -21,9 +21,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from array import array
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pictofs.api.errors import PictographError
@@ -38,8 +39,8 @@ with a few files at a time."""
 MAX_RUNS = 8
 """Walks in one folder that are told apart: a data loader's workers, and a person."""
 
-MAX_FOLDERS = 16
-"""Folders whose orders are remembered; one of 10,000 images takes 3 MB."""
+MAX_IMAGES = 200_000
+"""How many images the folders may have whose orders are remembered: about 30 MB."""
 
 MAX_ORDER_AGE_S = 60.0
 """An order is made anew after this time, if an image is not in it."""
@@ -123,35 +124,48 @@ class _Run:
 
 
 class _Order:
-    """A folder's images in one order, and the walks through it."""
+    """One order of a folder's images, and the walks through it. Images are known by number.
 
-    def __init__(self, images: Sequence[Image]) -> None:
-        self.images = images
-        self.positions = {image.id: index for index, image in enumerate(images)}
-        self.runs: deque[_Run] = deque(maxlen=MAX_RUNS)
+    Attributes:
+        numbers: position in this order → image.
+    """
 
-    def run_of(self, image_id: str) -> _Run | None:
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self.numbers = array("I", numbers)
+        self._positions = array("I", self.numbers)
+        for position, number in enumerate(self.numbers):
+            self._positions[number] = position
+        self._runs: deque[_Run] = deque(maxlen=MAX_RUNS)
+
+    def run_of(self, number: int) -> _Run | None:
         """The run that a read of the image continues."""
-        position = self.positions.get(image_id)
-        if position is None:
-            return None
-        return next((run for run in self.runs if run.takes(position)), None)
+        position = self._positions[number]
+        return next((run for run in self._runs if run.takes(position)), None)
 
-    def begin(self, image_id: str) -> None:
+    def begin(self, number: int) -> None:
         """A read that may be the first of a run."""
-        position = self.positions.get(image_id)
-        if position is not None:
-            self.runs.appendleft(_Run(position))
+        self._runs.appendleft(_Run(self._positions[number]))
+
+    def broke(self) -> None:
+        """A read has continued no run."""
+        for run in self._runs:
+            run.broke()
 
 
-@dataclass
 class _Folder:
-    orders: tuple[_Order, ...]
-    made_at: float
-    recent: deque[Follower] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """The images of a folder, numbered as they were listed, in three orders."""
 
-    def knows(self, image_id: str) -> bool:
-        return image_id in self.orders[0].positions
+    def __init__(self, listed: Sequence[Sibling], made_at: float) -> None:
+        self.made_at = made_at
+        self.images = [sibling.image for sibling in listed]
+        self.numbers = {image.id: number for number, image in enumerate(self.images)}
+        everyone = range(len(listed))
+        self.orders = (
+            _Order(sorted(everyone, key=lambda number: listed[number].name)),
+            _Order(everyone),
+            _Order(sorted(everyone, key=lambda number: listed[number].inode)),
+        )
+        self.recent: deque[Follower] = deque(maxlen=RECENT)
 
     def depth_bytes(self, image: Image) -> int:
         """How much of an image will be read, going by the latest ones."""
@@ -229,7 +243,10 @@ class Readahead:
         folder = self._folder(key, image, siblings)
         with self._lock:
             was_ahead = self._used(image.id)
-            runs = [(order, run) for order in folder.orders if (run := order.run_of(image.id)) is not None]
+            number = folder.numbers.get(image.id)
+            if number is None:
+                return
+            runs = [(order, run) for order in folder.orders if (run := order.run_of(number)) is not None]
             if runs:
                 order, run = max(runs, key=lambda pair: pair[1].steps)
                 if run.steps and (was_ahead or not was_here):
@@ -237,7 +254,7 @@ class Readahead:
             else:
                 self._break(folder)
                 for order in folder.orders:
-                    order.begin(image.id)
+                    order.begin(number)
             folder.recent.append(follower)
 
     def _folder(self, key: object, image: Image, siblings: Callable[[], Sequence[Sibling]]) -> _Folder:
@@ -246,20 +263,17 @@ class Readahead:
             if folder is not None:
                 self._folders.move_to_end(key)
                 is_old = self._clock() - folder.made_at > MAX_ORDER_AGE_S
-                if folder.knows(image.id) or not is_old:
+                if image.id in folder.numbers or not is_old:
                     return folder
         try:
             listed = siblings()
         except PictographError as error:
             log.debug("nothing is fetched ahead of %s: %s", image.filename, error)
             listed = []
-        by_name = sorted(listed, key=lambda sibling: sibling.name)
-        by_inode = sorted(listed, key=lambda sibling: sibling.inode)
-        orders = tuple(_Order([s.image for s in order]) for order in (by_name, listed, by_inode))
-        folder = _Folder(orders, self._clock())
+        folder = _Folder(listed, self._clock())
         with self._lock:
             self._folders[key] = folder
-            while len(self._folders) > MAX_FOLDERS:
+            while len(self._folders) > 1 and sum(len(f.images) for f in self._folders.values()) > MAX_IMAGES:
                 self._folders.popitem(last=False)
         return folder
 
@@ -271,8 +285,8 @@ class Readahead:
         for image_id in [i for i, (_, until) in self._ahead.items() if until < now]:
             self._used(image_id)
         room_bytes = self._room_bytes()
-        for position in run.next(self._at_once, len(order.images)):
-            image = order.images[position]
+        for position in run.next(self._at_once, len(order.numbers)):
+            image = folder.images[order.numbers[position]]
             size_bytes = folder.depth_bytes(image)
             if self._ahead_bytes + size_bytes > room_bytes:
                 return
@@ -290,8 +304,7 @@ class Readahead:
 
     def _break(self, folder: _Folder) -> None:
         for order in folder.orders:
-            for run in order.runs:
-                run.broke()
+            order.broke()
         void = [job for job in self._jobs if job.is_void]
         if void:
             self._jobs = deque(job for job in self._jobs if not job.is_void)
