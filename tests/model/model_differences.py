@@ -131,36 +131,14 @@ DIFFERENCES = (
         lambda call: _makes_file(call) and call.made.count("/") == 1,
     ),
     Difference(
-        "a folder does not replace another, not even an empty one",
-        frozenset({errno.ENOTEMPTY, errno.EPERM, errno.EEXIST}),
-        lambda call: _moves_folder(call) and call.target is Thing.FOLDER,
+        "a dataset does not replace another, not even an empty one",
+        frozenset({errno.ENOTEMPTY}),
+        lambda call: _moves_folder(call) and call.target is Thing.FOLDER and call.new.count("/") == 1,
     ),
     Difference(
         "a dataset is no folder of another, and a folder no dataset",
         frozenset({errno.EPERM}),
         lambda call: _moves_folder(call) and call.is_dataset != (call.new.count("/") == 1),
-    ),
-    # What is not possible yet. A row goes when its route is there.
-    Difference(
-        "no route renames an image",
-        frozenset({errno.EPERM}),
-        lambda call: _moves_image(call) and _name(call.path) != _name(call.new),
-    ),
-    Difference(
-        "images do not move to another dataset",
-        frozenset({errno.EPERM}),
-        lambda call: _moves_image(call) and _dataset(call.path) != _dataset(call.new),
-    ),
-    Difference(
-        "a folder does not move to another one",
-        frozenset({errno.EPERM}),
-        lambda call: _moves_folder(call) and _parent(call.path) != _parent(call.new),
-    ),
-    Difference(
-        "a folder stays while files in it are on their way",
-        frozenset({errno.EBUSY}),
-        lambda call: _moves_folder(call) and call.is_busy,
-        always=False,
     ),
 )
 

@@ -60,6 +60,7 @@ class World:
         def is_settled() -> bool:
             return watching._is_settled(StatusReport.from_json(self.call("status")))
 
+        self.call("drain")  # a folder that stays empty need not rest first
         mounts.wait_until(is_settled, "everything is on the server", SETTLED_WITHIN_S)
         return {
             f"/{row['path']}": f"{row['state']}: {row['reason']}"
