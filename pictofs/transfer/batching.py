@@ -31,7 +31,7 @@ class Outlook:
     Attributes:
         changes: oldest first, those in requests too.
         in_flight: loose keys of uploads that may be on the service any moment.
-        folders_in_flight: their folders.
+        folders_in_flight: their folders, and those of images to be archived once their copies have landed.
         moving_folders: the same with those of queued uploads: which will make their folders.
     """
 

@@ -38,6 +38,7 @@ class Mirror:
         self._busy: Counter[Key] = Counter()  # loose keys of rows in flight
         self._images: set[str] = set()  # what DONE rows became
         self._superseded: set[str] = set()  # what shown rows are copies of
+        self._emptied: Counter[tuple[str, str]] = Counter()  # where those are, of rows that will land
         self._in_flight: Counter[tuple[str, str]] = Counter()  # rows by dataset and folder
         self._moving: Counter[tuple[str, str]] = Counter()  # the same, and those that are queued
 
@@ -135,8 +136,9 @@ class Mirror:
         return set(self._busy)
 
     def folders_in_flight(self) -> set[tuple[str, str]]:
-        """Datasets and folders of the rows in flight, shown or not."""
-        return set(self._in_flight)
+        """Datasets and folders of the rows in flight, shown or not; and of the images that are archived once
+        their copies have landed."""
+        return {*self._in_flight, *self._emptied}
 
     def moving_folders(self) -> set[tuple[str, str]]:
         """Datasets and folders of the rows that are on their way or will be, shown or not."""
@@ -162,6 +164,8 @@ class Mirror:
         self._snapshots.pop((row.dataset_id, row.folder), None)
         if row.supersedes is not None:
             self._superseded.add(row.supersedes.id)
+            if row.in_flight or row.state is State.QUEUED:
+                self._emptied[row.supersedes.dataset_id, row.supersedes.directory_path] += 1
         tally = self._tallies[row.state]
         tally.files += 1
         tally.bytes += row.size_bytes
@@ -179,6 +183,8 @@ class Mirror:
             return
         if row.supersedes is not None:
             self._superseded.discard(row.supersedes.id)
+            if row.in_flight or row.state is State.QUEUED:
+                _decrement(self._emptied, (row.supersedes.dataset_id, row.supersedes.directory_path))
         tally = self._tallies[row.state]
         tally.files -= 1
         tally.bytes -= row.size_bytes

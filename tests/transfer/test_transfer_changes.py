@@ -290,6 +290,31 @@ def test_a_folder_with_a_file_in_flight_is_removed_when_that_is_gone(
     assert tree(service) == {}
 
 
+def test_a_folder_is_removed_after_the_image_that_went_up_from_it_under_another_name(
+    room: Room, service: FakeService
+) -> None:
+    image_id = service.add_image("x.jpg", b"x", folder="/a")
+    (image,) = service.find(DATASET, "/a", "x.jpg")
+    room.add("y.jpg", b"x", folder="/b", supersedes=image)
+    assert room.journal.hidden() == {image_id}
+    rmdir(room, "/a")
+    room.pump()
+    assert tree(service) == {"/b/y.jpg": b"x"}
+    assert service.folders() == {"/b"}
+    assert room.changes.problems() == []
+
+
+def test_it_is_not_removed_while_that_has_failed(room: Room, service: FakeService) -> None:
+    service.add_image("x.jpg", b"x", folder="/a")
+    (image,) = service.find(DATASET, "/a", "x.jpg")
+    service.before = fail("upload_urls", ForbiddenError("your role is viewer", status=403))
+    room.add("y.jpg", b"x", folder="/b", supersedes=image)
+    rmdir(room, "/a")
+    room.pump()
+    assert tree(service) == {"/a/x.jpg": b"x"}
+    assert ("refused", "/DS/a") in room.told
+
+
 def test_a_folder_that_is_not_empty_after_all_is_said_so(room: Room, service: FakeService) -> None:
     service.add_image("theirs.jpg", b"x", folder="/a")
     rmdir(room, "/a")
