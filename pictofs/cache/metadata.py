@@ -537,14 +537,17 @@ class MetadataCache:
             else:
                 self._flights.once(dataset_id, lambda: self._fetch_listing(dataset_id))
 
-    def image(self, image_id: str) -> Image:
+    def image(self, image_id: str, *, anew: bool = False) -> Image:
         """`images.get` behind a TTL cache: the row with status, split, tags and label count.
+
+        Args:
+            anew: ask, whatever the cache has.
 
         Raises:
             PictographError: as the service answered; NotFoundError when there is no such image.
         """
         cached = self.cached_image(image_id)
-        if cached is not None:
+        if cached is not None and not anew:
             return cached
 
         def fetch() -> Image:

@@ -113,8 +113,10 @@ class FolderRenames:
         # What is still to change below it would not find its place any more.
         if not self._desk.settle(source.dataset.id, source.path):
             raise rules.refusal(errno.EBUSY, old, "changes in it are not on the service yet (pictofs wait)")
-        self._remote.rename_directory(source.dataset.id, source.path, server_name)
+        directory = self._remote.rename_directory(source.dataset.id, source.path, server_name)
         self._metadata.change(source.dataset.id, lambda tree: _rename_in_tree(tree, move))
+        if directory.full_path != move.target.path:  # the service has its own idea of the name
+            self._metadata.refresh(source.dataset.id)
 
     # By moving what is in it
 
@@ -127,6 +129,10 @@ class FolderRenames:
         if any(copied) and not self._desk.settle(source.dataset.id, source.path):
             raise rules.refusal(errno.EBUSY, old, "images are still being copied into it (pictofs wait)")
         local = self._local_files(source)
+        with self._metadata.reading(source.dataset.id) as tree:
+            paths = [folder.path for folder in _walk(tree.folder(source.path))]
+        for path in paths:  # Known already, unless the dataset is so large that it is listed by folders.
+            self._metadata.list_folder(source.dataset.id, path)
         with self._metadata.reading(source.dataset.id) as tree:
             folders = [(f.path, list(f.images.values())) for f in _walk(tree.folder(source.path))]
         if not folders:  # it is only there for the files in it

@@ -204,7 +204,7 @@ class Renames:
     ) -> None:
         """The service has no route that renames an image: its bytes go up under the new name, and when they
         are there the old image is archived. What people have made of it would be lost on the way."""
-        image = self._metadata.image(source.image.id)
+        image = self._metadata.image(source.image.id, anew=True)
         work = [("labels", image.annotation_count), ("tags", image.tags), ("a split", image.split)]
         lost = [name for name, there in work if there]
         if lost:

@@ -182,6 +182,19 @@ def test_folders_are_renamed_and_moved_with_what_is_in_them(drive: Drive, sandbo
         assert {d.full_path for d in sdk.directories.list("target")} == {"/h", "/h/empty", "/h/sub"}
 
 
+def test_a_folder_that_nobody_looked_into_moves_whole(tmp_path: Path, sandbox: SandboxProcess) -> None:
+    sandbox.populate(dataset="large", folders=2, images=8)
+    with Drive(tmp_path, sandbox, "--listing-limit", "0") as drive:
+        before = drive.images("large")
+        folder = next(path for path in before).split("/")[1]
+        shell(drive, f"mkdir large/new && mv large/{folder} large/new/")
+        settle(drive)
+        assert {path: image.id for path, image in drive.images("large").items()} == {
+            path.replace(f"/{folder}/", f"/new/{folder}/"): image.id for path, image in before.items()
+        }
+        assert not (drive.mnt / "large" / folder).exists()
+
+
 def test_a_folder_that_is_being_copied_in_can_be_renamed(drive: Drive) -> None:
     photos = drive.mnt / "photos"
     (photos / "in").mkdir()

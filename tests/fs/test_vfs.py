@@ -118,7 +118,9 @@ class House:
         self.spool = Spool(folder / "spool", min_free_bytes=0)
         self.journal = Journal(folder / "journal.sqlite", self.spool, self.lock)
         overlay = overlay_of(self.journal)
-        metadata = MetadataCache(self.service, ttl_s=60, hidden=self.journal.hidden, overlay=overlay)
+        metadata = self.metadata = MetadataCache(
+            self.service, ttl_s=60, hidden=self.journal.hidden, overlay=overlay
+        )
         content = ContentCache(folder / "content", max_bytes=1 << 20)
         view = View(metadata, self.journal, Owner(1, 2, 0o022), probe_size=lambda image: None)
         downloader = Downloader(content, self._bytes, correct_size=metadata.correct_size, timeout_s=5)
@@ -564,7 +566,8 @@ def test_what_people_have_made_of_an_image_is_never_lost_to_another_name(
     house: House, work: dict[str, Any]
 ) -> None:
     house.names()
-    house.service.images = [replace(house.service.images[0], **work)]  # since the listing
+    house.metadata.image("i1")
+    house.service.images = [replace(house.service.images[0], **work)]  # since the listing and images.get
     refused(errno.EPERM, house.vfs.rename, "/photos/old.jpg", "/photos/new.jpg", 0)
     assert house.names() == ["a", "old.jpg"]
     house.vfs.rename("/photos/old.jpg", "/photos/a/old.jpg")
