@@ -598,7 +598,7 @@ class Machine(RuleBasedStateMachine):
             with tempfile.TemporaryDirectory() as scratch:
                 file = self.world.sdk.images.download(dataset, relative.lstrip("/"), Path(scratch) / "image")
                 data = file.read_bytes()
-            # A copy under another name or in another dataset has an id of its own; its source is archived then.
+            # A copy under another name or in another dataset has its own id; its source is archived then.
             twins = [image_id for image_id, known in self.ever.items() if known == data]
             live = [i for i in twins if not self.world.sdk.images.get(i).is_archived]
             assert not live, self.words(f"{path} was uploaded twice")
