@@ -94,9 +94,10 @@ class MountOptions:
     mode.
 
     The kernel trusts attributes and names for one second: enough for `ls -l` to ask once, and little on top
-    of the time to live of the metadata, after which others' changes must show. Our own changes go through the
-    kernel, which knows them at once. Absent names it does not remember: the server may add one at any moment
-    that a program is waiting for.
+    of the time to live of the metadata, after which others' changes must show. Longer would save 3 µs a file
+    when 10,000 are listed again, and make it hang on each change behind the kernel's back being told to it,
+    which libfuse 2 cannot (see fs/kernel). Our own changes go through the kernel, which knows them at once.
+    Absent names it does not remember: the server may add one at any moment that a program is waiting for.
 
     `max_threads`: libfuse 3 from 3.12 on stops at 10 calls at a time, so ten slow opens would stall every
     stat; other versions have no limit. `max_background`: how many reads ahead the kernel sends at once.
