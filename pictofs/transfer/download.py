@@ -130,7 +130,7 @@ class Transfer:
         self._window_bytes = 0  # length of the latest range
         self._frontier = 0  # where it ends, and so who reads on goes on
         self._last_end = 0  # of the latest read
-        self._steps = 0  # reads in a row that went on from each other
+        self._steps = -1  # reads in a row that went on from each other; 0 is the first one
 
     # Reading
 
@@ -222,7 +222,7 @@ class Transfer:
         stop = -(-end // CHUNK_BYTES) * CHUNK_BYTES
         if total_bytes <= WHOLE_BYTES:
             begin, stop = 0, total_bytes
-        elif begin == self._frontier and begin:
+        elif begin == self._frontier and self._steps >= 2:  # the kernel alone asks for a second one
             self._window_bytes = max(stop - begin, GROWTH * self._window_bytes)
             stop = begin + self._window_bytes
         else:
