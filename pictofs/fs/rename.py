@@ -203,7 +203,8 @@ class Renames:
         target: ImageNode | LocalNode | None,
     ) -> None:
         """The service has no route that renames an image: its bytes go up under the new name, and when they
-        are there the old image is archived. What people have made of it would be lost on the way."""
+        are there the old image is archived; for a working name, which stays here, at once. What people have
+        made of the image would be lost on the way."""
         image = self._metadata.image(source.image.id, anew=True)
         work = [("labels", image.annotation_count), ("tags", image.tags), ("a split", image.split)]
         lost = [name for name, there in work if there]
@@ -222,7 +223,10 @@ class Renames:
         except BaseException:
             self._spool.remove(file.name)
             raise
-        self._metadata.forget(source.dataset.id, source.image.id)
+        if upload.supersedes is None:  # a working name: it stays here, perhaps for good
+            self._desk.hand_in(old, [archiving(source.image, old)])
+        else:
+            self._metadata.forget(source.dataset.id, source.image.id)
         if self._policy.sync:
             rules.await_upload(self._journal, new, upload, self._policy.upload_wait_s)
 
@@ -232,7 +236,8 @@ class Renames:
         path = self._spool.path(spool_name)
         size_bytes = path.stat().st_size
         state, reason, width, height = rules.judge(path, key.filename, size_bytes)
-        if not namespace.is_working_name(key.filename):  # what the service has taken once goes up as it is
+        stays = namespace.is_working_name(key.filename)
+        if not stays:  # what the service has taken once goes up as it is
             state, reason = State.QUEUED, None
         return NewUpload(
             *key,
@@ -244,5 +249,5 @@ class Renames:
             state,
             reason,
             replaces_image_id=target.image.id if isinstance(target, ImageNode) else None,
-            supersedes=image,
+            supersedes=None if stays else image,
         )

@@ -30,8 +30,9 @@ class Outlook:
 
     Attributes:
         changes: oldest first, those in requests too.
-        in_flight: loose keys of uploads that may be on the service any moment.
-        folders_in_flight: their folders, and those of images to be archived once their copies have landed.
+        in_flight: loose keys of uploads that may be on the service any moment, and of images that are to be
+            archived once their copies have landed.
+        folders_in_flight: their folders.
         moving_folders: the same with those of queued uploads: which will make their folders.
     """
 

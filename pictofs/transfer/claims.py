@@ -245,7 +245,7 @@ class Claims:
             if upload_id in self._core.not_before_s or dataset_id not in (None, row.dataset_id):
                 continue
             place = loose_key(row.key)
-            if place in taken or mirror.is_busy(row.key):
+            if place in taken or mirror.is_busy(row):
                 continue
             size_bytes += row.size_bytes
             if taken and size_bytes > max_bytes:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
+from pictofs.api.models import Image
 from pictofs.namespace import is_within
 from pictofs.transfer.pending import PendingChanges
 from pictofs.transfer.places import loose_key
@@ -38,7 +39,8 @@ class Mirror:
         self._busy: Counter[Key] = Counter()  # loose keys of rows in flight
         self._images: set[str] = set()  # what DONE rows became
         self._superseded: set[str] = set()  # what shown rows are copies of
-        self._emptied: Counter[tuple[str, str]] = Counter()  # where those are, of rows that will land
+        self._emptied: Counter[tuple[str, str]] = Counter()  # where those are, of rows that will land:
+        self._emptied_places: Counter[Key] = Counter()  # folders and loose keys
         self._in_flight: Counter[tuple[str, str]] = Counter()  # rows by dataset and folder
         self._moving: Counter[tuple[str, str]] = Counter()  # the same, and those that are queued
 
@@ -127,13 +129,19 @@ class Mirror:
         """Shown rows and their bytes by state."""
         return {state: Tally(tally.files, tally.bytes) for state, tally in self._tallies.items()}
 
-    def is_busy(self, key: Key) -> bool:
-        """Whether something at this place, or at one much alike, is not settled on the service yet."""
-        return (bool(self._busy) and self._busy[loose_key(key)] > 0) or self.changes.concern(key)
+    def is_busy(self, row: Upload) -> bool:
+        """Whether something else at a row's place, or at one much alike, is not settled on the service."""
+        loose = loose_key(row.key)
+        if self._emptied_places:
+            own = row.supersedes is not None and _loose_place(row.supersedes) == loose
+            if self._emptied_places[loose] > own:
+                return True
+        return (bool(self._busy) and self._busy[loose] > 0) or self.changes.concern(row.key)
 
     def places_in_flight(self) -> set[Key]:
-        """Loose keys of the rows in flight."""
-        return set(self._busy)
+        """Loose keys of the rows in flight, and of the images that are archived once their copies have
+        landed."""
+        return {*self._busy, *self._emptied_places}
 
     def folders_in_flight(self) -> set[tuple[str, str]]:
         """Datasets and folders of the rows in flight, shown or not; and of the images that are archived once
@@ -166,6 +174,7 @@ class Mirror:
             self._superseded.add(row.supersedes.id)
             if row.in_flight or row.state is State.QUEUED:
                 self._emptied[row.supersedes.dataset_id, row.supersedes.directory_path] += 1
+                self._emptied_places[_loose_place(row.supersedes)] += 1
         tally = self._tallies[row.state]
         tally.files += 1
         tally.bytes += row.size_bytes
@@ -185,6 +194,7 @@ class Mirror:
             self._superseded.discard(row.supersedes.id)
             if row.in_flight or row.state is State.QUEUED:
                 _decrement(self._emptied, (row.supersedes.dataset_id, row.supersedes.directory_path))
+                _decrement(self._emptied_places, _loose_place(row.supersedes))
         tally = self._tallies[row.state]
         tally.files -= 1
         tally.bytes -= row.size_bytes
@@ -196,6 +206,10 @@ class Mirror:
         if not folders:
             del self._shown[row.dataset_id]
         self._snapshots.pop((row.dataset_id, row.folder), None)
+
+
+def _loose_place(image: Image) -> Key:
+    return loose_key((image.dataset_id, image.directory_path, image.filename))
 
 
 def _decrement(counter: Counter[T], key: T) -> None:

@@ -547,6 +547,18 @@ def test_another_name_and_back_is_a_rewrite(house: House) -> None:
     assert house.names() == ["a", "old.jpg"]
 
 
+def test_a_working_name_stays_here_and_the_image_goes_at_once(house: House) -> None:
+    """As editors do: the old file becomes a backup, and its name is written anew."""
+    house.vfs.rename("/photos/old.jpg", "/photos/old.jpg~")
+    assert house.names() == ["a", "old.jpg~"]
+    row = house.row("old.jpg~")
+    assert (row.state, row.supersedes) == (State.HELD, None)
+    assert house.changes() == [("archive", "i1")]
+    house.put("/photos/old.jpg", jpeg(1))
+    assert house.get("/photos/old.jpg~") == b"old 1"
+    assert house.row("old.jpg").state is State.QUEUED
+
+
 def test_another_name_then_removed_or_given_up(house: House) -> None:
     house.vfs.rename("/photos/old.jpg", "/photos/new.jpg")
     house.journal.discard([house.row("new.jpg").id])

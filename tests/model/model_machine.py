@@ -598,10 +598,11 @@ class Machine(RuleBasedStateMachine):
             with tempfile.TemporaryDirectory() as scratch:
                 file = self.world.sdk.images.download(dataset, relative.lstrip("/"), Path(scratch) / "image")
                 data = file.read_bytes()
-            # A copy under another name or in another dataset has its own id; its source is archived then.
-            twins = [image_id for image_id, known in self.ever.items() if known == data]
-            live = [i for i in twins if not self.world.sdk.images.get(i).is_archived]
-            assert not live, self.words(f"{path} was uploaded twice")
+            # Under another name or in another dataset it has another id; then its source is archived.
+            twins = {image_id for image_id, known in self.ever.items() if known == data}
+            roots = [root.lstrip("/") for root in self.datasets]
+            live = {image.id for root in roots for image in self.on_server(root).values()}
+            assert not live & twins, self.words(f"{path} was uploaded twice")
             self.ever[image.id] = data
         return self.ever[image.id]
 

@@ -290,6 +290,24 @@ def test_a_folder_with_a_file_in_flight_is_removed_when_that_is_gone(
     assert tree(service) == {}
 
 
+def test_a_name_that_an_image_leaves_by_a_copy_is_free_when_that_has_landed(
+    room: Room, service: FakeService
+) -> None:
+    service.add_image("x.jpg", b"old")
+    service.add_image("y.jpg", b"old y", folder="/b")
+    other = service.add_image("y.jpg", b"moved here")
+    (image,) = service.find(DATASET, "/", "x.jpg")
+    (second,) = service.find(DATASET, "/b", "y.jpg")
+    room.add("X.jpg", b"old", supersedes=image)  # much like its own old name
+    room.add("z.jpg", b"old y", supersedes=second)
+    room.add("x.jpg", b"new")
+    room.move(other, "/y.jpg", "/b")
+    room.pump()
+    expected = {"/X.jpg": b"old", "/x.jpg": b"new", "/z.jpg": b"old y", "/b/y.jpg": b"moved here"}
+    assert tree(service) == expected
+    assert room.states() == {}
+
+
 def test_a_folder_is_removed_after_the_image_that_went_up_from_it_under_another_name(
     room: Room, service: FakeService
 ) -> None:
