@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from pictofs.api.models import Directory, Image
@@ -74,12 +75,12 @@ class ChangeDesk:
         """
         change = self._journal.changes.latest(node.image.id)
         if change is None or change.kind is not ChangeKind.TRANSFER:
-            return node
+            return replace(node, image=replace(node.image, dataset_id=node.dataset.id))
         self._queue.wait(path, [change.id], self._policy.upload_wait_s)
         again = self._view.resolve(path)
         if not isinstance(again, ImageNode):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        return again
+        return self.own(path, again)
 
     def settle(self, dataset_id: str, folder: str) -> bool:
         """Wait until nothing in or below a folder is to be changed. Whether that is so."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from pictofs import namespace
-from pictofs.api.models import Dataset, Directory, Image
+from pictofs.api.models import Dataset, Directory
 from pictofs.cache.metadata import MetadataCache
 from pictofs.cache.tree import Folder, Tree
 from pictofs.fs import rules
@@ -24,7 +24,7 @@ from pictofs.fs.desk import ChangeDesk
 from pictofs.fs.handles import Key
 from pictofs.fs.view import FolderNode, LocalNode, Node, RootNode, View
 from pictofs.transfer.journal import Journal
-from pictofs.transfer.records import Change, ChangeKind
+from pictofs.transfer.records import Change, ChangeKind, moving
 
 __all__ = ["FolderRemote", "FolderRenames"]
 
@@ -142,7 +142,12 @@ class FolderRenames:
         for path, images in folders:
             changes.append(self._folder(ChangeKind.MKDIR, target.dataset, move.new(path), old))
             changes += (
-                self._image(source, image, target.dataset, move.new(path), old)
+                moving(
+                    replace(image, dataset_id=source.dataset.id),
+                    target.dataset.id,
+                    move.new(path),
+                    f"{old} ({image.filename})",
+                )
                 for image in images
                 if Key(source.dataset.id, path, image.filename) not in covered
             )
@@ -155,21 +160,6 @@ class FolderRenames:
 
     def _folder(self, kind: ChangeKind, dataset: Dataset, path: str, old: str) -> Change:
         return Change(0, kind, dataset.id, path, "", old)
-
-    def _image(self, source: FolderNode, image: Image, dataset: Dataset, folder: str, old: str) -> Change:
-        moves = source.dataset.id == dataset.id
-        return Change(
-            0,
-            ChangeKind.MOVE if moves else ChangeKind.TRANSFER,
-            source.dataset.id,
-            image.directory_path,
-            image.filename,
-            f"{old} ({image.filename})",
-            image.id,
-            target_dataset_id=dataset.id,
-            target_folder=folder,
-            image=None if moves else image,
-        )
 
     def _local_files(self, folder: FolderNode) -> list[LocalNode]:
         """The files in a folder and below it that are open here or not uploaded yet."""

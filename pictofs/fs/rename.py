@@ -23,7 +23,7 @@ from pictofs.fs.handles import Key, LocalFile, Phase
 from pictofs.fs.view import FolderNode, ImageNode, LocalNode, Node, RootNode, View
 from pictofs.transfer.download import Downloader
 from pictofs.transfer.journal import Journal, NewUpload, State, Upload, UploadGoneError
-from pictofs.transfer.records import Change, ChangeKind, archiving
+from pictofs.transfer.records import archiving, moving
 from pictofs.transfer.spool import Spool
 
 RENAME_NOREPLACE = 1
@@ -171,21 +171,9 @@ class Renames:
         if key.filename != image.filename:
             self._rename_by_copy(old, source, new, dataset, key, target)
             return
-        kind = ChangeKind.MOVE if dataset.id == source.dataset.id else ChangeKind.TRANSFER
-        if kind is ChangeKind.TRANSFER:
+        if dataset.id != source.dataset.id:
             self._policy.check_change(new, dataset)
-        change = Change(
-            0,
-            kind,
-            source.dataset.id,
-            image.directory_path,
-            image.filename,
-            old,
-            image.id,
-            target_dataset_id=dataset.id,
-            target_folder=key.folder,
-            image=image if kind is ChangeKind.TRANSFER else None,
-        )
+        change = moving(image, dataset.id, key.folder, old)
         changes = [change]
         if isinstance(target, LocalNode):
             self._entries.forget(target)

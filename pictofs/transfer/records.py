@@ -29,6 +29,7 @@ __all__ = [
     "Upload",
     "UploadGoneError",
     "archiving",
+    "moving",
     "server_path",
 ]
 
@@ -260,6 +261,24 @@ def archiving(image: Image, path: str | None = None) -> Change:
     path = path or server_path(image.directory_path, image.filename)
     return Change(
         0, ChangeKind.ARCHIVE, image.dataset_id, image.directory_path, image.filename, path, image.id
+    )
+
+
+def moving(image: Image, dataset_id: str, folder: str, path: str) -> Change:
+    """The wish to have an image in another folder, of its dataset or of another; `path` is what people call
+    it now."""
+    moves = image.dataset_id == dataset_id
+    return Change(
+        0,
+        ChangeKind.MOVE if moves else ChangeKind.TRANSFER,
+        image.dataset_id,
+        image.directory_path,
+        image.filename,
+        path,
+        image.id,
+        target_dataset_id=dataset_id,
+        target_folder=folder,
+        image=None if moves else image,
     )
 
 
