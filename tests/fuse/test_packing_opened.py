@@ -169,7 +169,7 @@ def test_only_the_adapter_imports_a_binding() -> None:
         if line.strip() in ("import fuse", "import mfusepy")
         or line.strip().startswith(("from fuse ", "from mfusepy "))
     }
-    assert importers == {"fs/fuse.py"}
+    assert importers == {"fs/binding.py"}
 
 
 def test_handles_that_were_opened_as_different_files_do_not_share_pages() -> None:
