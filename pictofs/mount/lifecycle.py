@@ -375,7 +375,7 @@ class _Mount:
             path_of=self._path_of,
             being_written=self.vfs.being_written,
             removals=self._journal.changes.removals,
-            changes=lambda: len(self._journal.changes) - self._journal.changes.removals(),
+            changes=self._journal.changes.others,
             refused=lambda: [Refused(p.path, p.kind.value, p.reason) for p in self._changes.problems()],
             refresh=self._refresh,
             archive=self._archive_desk,

@@ -36,8 +36,8 @@ class _Look:
             with contextlib.closing(Ledger(path, read_only=True)) as ledger, ledger.changed:
                 self._counts = ledger.mirror.counts()
                 self._rows = list(ledger.mirror.shown())
-                self.removals = ledger.mirror.changes.count(ChangeKind.ARCHIVE)
-                self.changes = len(ledger.mirror.changes) - self.removals
+                self.removals = ledger.mirror.removals()
+                self.changes = len(ledger.mirror.changes) - ledger.mirror.changes.count(ChangeKind.ARCHIVE)
         except (OSError, JournalError) as error:
             raise OfflineError(str(error)) from None
 

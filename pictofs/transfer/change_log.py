@@ -74,8 +74,12 @@ class ChangeLog:
         return len(self._core.mirror.changes)
 
     def removals(self) -> int:
-        """How many of them archive images."""
-        return self._core.mirror.changes.count(ChangeKind.ARCHIVE)
+        """How many images are to be archived, now or when a file has landed."""
+        return self._core.mirror.removals()
+
+    def others(self) -> int:
+        """How many changes are about something else."""
+        return len(self) - self._core.mirror.changes.count(ChangeKind.ARCHIVE)
 
     def all(self) -> list[Change]:
         """All of them, oldest first."""

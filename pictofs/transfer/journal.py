@@ -114,6 +114,7 @@ class Journal:
             if shown is not None and shown.state is State.DONE:
                 # The drive has taken the image over and writes it anew, before the row could go.
                 transaction.update_row(replace(shown, abandoned=True))
+            self._core.make_room(transaction, (new.dataset_id, new.folder, new.filename))
             row = transaction.insert_row(self._row_of(new))
         reach(CrashPoint.ROW_ADDED)
         self._core.arrived()
@@ -203,6 +204,7 @@ class Journal:
                 attempts=0,
             )
             if place != row.key:
+                self._core.make_room(transaction, place, besides=row.id)
                 there = displaced.replaces_image_id if displaced is not None else None
                 if replaces_image_id != row.replaces_image_id:
                     there = self._replaced(transaction, moved, replaces_image_id, there)

@@ -23,9 +23,11 @@ from pictofs.transfer.records import (
     Change,
     ChangeKind,
     Fate,
+    Key,
     Outcome,
     State,
     Upload,
+    archiving,
 )
 from pictofs.transfer.spool import Spool
 
@@ -131,6 +133,8 @@ class JournalCore:
                 return None
             if latest is not None and latest.kind in _WISHES and latest.batch_id is None:
                 transaction.drop_changes([latest.id])
+        if change.kind in (ChangeKind.MOVE, ChangeKind.TRANSFER):
+            self.make_room(transaction, change.places[-1])
         change = transaction.insert_change(change)
         now_s = self.clock.monotonic_s()
         with self.changed:
@@ -145,6 +149,18 @@ class JournalCore:
         """Whoever waits for one change waits for the next as well. Before the commit that drops the first."""
         with self.changed:
             _remember(self.followed, change_id, next_id)
+
+    def make_room(self, transaction: Transaction, place: Key, besides: int | None = None) -> None:
+        """An upload or an image is to go to a place that another leaves when its copy, a queued row, has
+        landed. Two such might wait for each other, so it is archived now: its bytes are here as well.
+
+        Args:
+            besides: the row that goes there.
+        """
+        for row in self.mirror.copies_of(place):
+            if row.state is State.QUEUED and row.id != besides and row.supersedes is not None:
+                transaction.update_row(replace(row, supersedes=None))
+                self.insert_change(transaction, archiving(row.supersedes))
 
     def abandon_or_drop(self, transaction: Transaction, row: Upload) -> None:
         """Forget a row: at once, or when it is settled if it is in flight."""

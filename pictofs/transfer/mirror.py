@@ -15,7 +15,7 @@ from pictofs.api.models import Image
 from pictofs.namespace import is_within
 from pictofs.transfer.pending import PendingChanges
 from pictofs.transfer.places import loose_key
-from pictofs.transfer.records import Change, Key, State, Tally, Upload
+from pictofs.transfer.records import Change, ChangeKind, Key, State, Tally, Upload
 
 __all__ = ["Mirror"]
 
@@ -138,6 +138,14 @@ class Mirror:
                 return True
         return (bool(self._busy) and self._busy[loose] > 0) or self.changes.concern(row.key)
 
+    def copies_of(self, place: Key) -> list[Upload]:
+        """The rows that are copies of an image at this place, or at one much alike, and will land."""
+        loose = loose_key(place)
+        if not self._emptied_places[loose]:
+            return []
+        copies = (row for row in self.shown() if row.supersedes is not None)
+        return [row for row in copies if row.supersedes and _loose_place(row.supersedes) == loose]
+
     def places_in_flight(self) -> set[Key]:
         """Loose keys of the rows in flight, and of the images that are archived once their copies have
         landed."""
@@ -151,6 +159,11 @@ class Mirror:
     def moving_folders(self) -> set[tuple[str, str]]:
         """Datasets and folders of the rows that are on their way or will be, shown or not."""
         return set(self._moving)
+
+    def removals(self) -> int:
+        """How many images are to be archived, now or when a row has landed."""
+        later = len(self._abandoned) + sum(self._emptied_places.values())
+        return self.changes.count(ChangeKind.ARCHIVE) + later
 
     def unfinished(self) -> int:
         """How many rows and changes the service has still to be told of."""

@@ -308,6 +308,21 @@ def test_a_name_that_an_image_leaves_by_a_copy_is_free_when_that_has_landed(
     assert room.states() == {}
 
 
+def test_two_images_that_exchange_their_names_do_not_wait_for_each_other(
+    room: Room, service: FakeService
+) -> None:
+    images = {}
+    for name in ("a.jpg", "b.jpg"):
+        service.add_image(name, name.encode())
+        (images[name],) = service.find(DATASET, "/", name)
+    away = room.add("t.jpg", b"a.jpg", supersedes=images["a.jpg"])
+    room.add("a.jpg", b"b.jpg", supersedes=images["b.jpg"])
+    room.rename(away.id, "b.jpg")
+    room.pump()
+    assert tree(service) == {"/a.jpg": b"b.jpg", "/b.jpg": b"a.jpg"}
+    assert room.states() == {}
+
+
 def test_a_folder_is_removed_after_the_image_that_went_up_from_it_under_another_name(
     room: Room, service: FakeService
 ) -> None:
