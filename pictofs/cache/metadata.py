@@ -22,7 +22,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -256,10 +256,19 @@ class MetadataCache:
             self._install(known, fetch)
         return known
 
-    def _fetch_listing(self, dataset_id: str, directories: Sequence[Directory] | None = None) -> Known:
-        """Ask for a listing and show it; for its folders only beyond the limit."""
+    def _fetch_listing(
+        self,
+        dataset_id: str,
+        directories: Sequence[Directory] | None = None,
+        noting: AbstractContextManager[Fetch] | None = None,
+    ) -> Known:
+        """Ask for a listing and show it; for its folders only beyond the limit.
+
+        Args:
+            noting: notes the changes made since before `directories` were asked for.
+        """
         shown = self._datasets.find(dataset_id)
-        with self._fetching(dataset_id) as fetch:
+        with noting or self._fetching(dataset_id) as fetch:
             asked_at = self._clock()
             if shown is not None and shown.image_count > self._listing_limit:
                 known = self._fetch_folders(shown, directories, asked_at)
@@ -347,12 +356,13 @@ class MetadataCache:
         dataset = self._datasets.find(dataset_id)
         if known is None or dataset is None or not known.is_exact:
             return self._fetch_listing(dataset_id)
-        directories = self._source.directories(dataset_id)
-        if counters_of(dataset) in known.counters and frozenset(directories) == known.directories:
-            with self._lock:
-                known.checked_at = checked_at
-            return known
-        fetched = self._fetch_listing(dataset_id, directories)
+        with self._fetching(dataset_id) as fetch:
+            directories = self._source.directories(dataset_id)
+            if counters_of(dataset) in known.counters and frozenset(directories) == known.directories:
+                with self._lock:
+                    known.checked_at = checked_at
+                return known
+            fetched = self._fetch_listing(dataset_id, directories, nullcontext(fetch))
         if counters_of(fetched.dataset) == counters_of(known.dataset):
             # Nothing has moved: the list of datasets counts otherwise than the dataset itself.
             fetched.counters.add(counters_of(dataset))

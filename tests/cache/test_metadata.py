@@ -152,6 +152,27 @@ def test_what_others_added_shows_after_the_ttl(
     eventually(lambda: names(cache) == {"one.jpg", "two.jpg"})
 
 
+def test_a_folder_that_goes_between_the_two_answers_stays_away(
+    cache: MetadataCache, source: FakeSource, clock: Clock
+) -> None:
+    """The folders are asked for first: what was done since must not be taken back by that answer."""
+    names(cache)
+    source.images["i2"] = Image("i2", "two.jpg", "d1", "/", 20)  # so that the listing is fetched
+    ask = source.directories
+
+    def directories(dataset_id: str) -> list[Directory]:
+        found = ask(dataset_id)
+        cache.change("d1", lambda tree: tree.remove_folder("/a"))
+        return found
+
+    source.directories = directories  # type: ignore[method-assign]
+    clock.now += TTL_S + 1
+    names(cache)
+    eventually(lambda: names(cache) == {"one.jpg", "two.jpg"})
+    with cache.reading("d1") as tree:
+        assert tree.folder("/a") is None
+
+
 def test_offline_the_last_listing_is_served(cache: MetadataCache, source: FakeSource, clock: Clock) -> None:
     names(cache)
     source.error = NetworkError("gone")
