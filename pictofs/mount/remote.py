@@ -56,10 +56,15 @@ class DatasetNames:
 
 
 class Service:
-    """What the drive asks while a program waits."""
+    """What the drive asks while a program waits.
 
-    def __init__(self, client: Client, names: DatasetNames) -> None:
+    Args:
+        hasty: the client for bytes, with little patience: who reads them goes on after a break by itself.
+    """
+
+    def __init__(self, client: Client, names: DatasetNames, *, hasty: Client) -> None:
         self._client = client
+        self._hasty = hasty
         self._names = names
         self._links = SignedLinks(self.links)
 
@@ -152,7 +157,7 @@ class Service:
         url = self._links.get(image)
         if url is not None:
             try:
-                with self._client.images.storage_get(url, start, end - start) as stream:
+                with self._hasty.images.storage_get(url, start, end - start) as stream:
                     yield stream
                     return
             except StorageError as error:
@@ -161,9 +166,9 @@ class Service:
                 self._links.expire(image, url)
             url = self._links.get(image)
         opened = (
-            self._client.images.open_original(image.id, start)
+            self._hasty.images.open_original(image.id, start)
             if url is None
-            else self._client.images.storage_get(url, start, end - start)
+            else self._hasty.images.storage_get(url, start, end - start)
         )
         with opened as stream:
             yield stream

@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 MAX_RESUMES = 4
 """Breaks in a row, without a byte in between, after which a flight gives up and its readers get EIO."""
 
+MAX_STARTS = 2
+"""The same before the first byte: then the service is away rather than the line bad, and somebody waits."""
+
 RESUME_DELAY_S = 0.25
 """Wait before the first resume, doubled with each: short enough that a reader does not notice a reset."""
 
@@ -290,7 +293,8 @@ class Transfer:
                 if flight.position > before:
                     breaks = 0
                 breaks += 1
-                if breaks > MAX_RESUMES or _is_final(error):
+                allowed = MAX_RESUMES if flight.position > flight.start else MAX_STARTS
+                if breaks > allowed or _is_final(error):
                     raise
                 log.info("%s: going on from byte %d after: %s", self.image.filename, flight.position, error)
                 if flight.cancelled.wait(RESUME_DELAY_S * 2**breaks):

@@ -253,6 +253,13 @@ def test_breaks_without_progress_end_in_an_error_and_a_later_read_starts_anew(sm
     reader.close()
 
 
+def test_who_reads_while_the_service_is_away_hears_of_it_soon(small: House) -> None:
+    small.source.error = NetworkError("refused")
+    with pytest.raises(NetworkError, match="refused"):
+        small.open().read(10, 0)
+    assert len(small.source.opened) == 1 + download.MAX_STARTS
+
+
 def test_silence_ends_a_read(tmp_path: Path) -> None:
     house = House(tmp_path, SMALL, timeout_s=0.2)
     house.source.gate = threading.Event()
