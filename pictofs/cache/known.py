@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from pictofs.api.models import Dataset, Directory
@@ -26,7 +26,8 @@ class Known:
         is_exact: whether equal counters mean that the tree is still true.
         is_outdated: to be asked for again before it is shown; shown all the same when there is no answer.
         counters: those that the tree stands for; several where the service's routes count otherwise.
-        has_changes: changed here since it was fetched.
+        changed_at: when it was last changed here; NEVER since the service has told the same.
+        postponed: how many checks in a row found a difference that was put down to what is under way.
         stale_folders: listed by themselves, to be asked for again when somebody looks into them.
     """
 
@@ -37,12 +38,34 @@ class Known:
     rows_at: dict[str, float] = field(default_factory=dict)
     is_exact: bool = True
     is_outdated: bool = False
-    has_changes: bool = False
+    changed_at: float = NEVER
+    postponed: int = 0
     stale_folders: set[str] = field(default_factory=set)
     counters: set[tuple[object, ...]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.counters = {counters_of(self.dataset)}
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether it was changed here since the service has told the same."""
+        return self.changed_at > NEVER
+
+    def agree(
+        self, dataset: Dataset, directories: Collection[Directory], under_way: Iterable[str]
+    ) -> list[str]:
+        """The service told the same as the tree, in which nothing was changed since it was asked.
+
+        Args:
+            under_way: paths of folders in which more is about to change.
+
+        Returns the paths on the drive of the folders that look otherwise now.
+        """
+        self.dataset, self.directories = dataset, frozenset(directories)
+        self.counters = {counters_of(dataset)}
+        self.changed_at = NEVER
+        self.tree.forget_changes(under_way)
+        return self.tree.take_rows(directories)
 
 
 @dataclass(eq=False)
@@ -50,7 +73,8 @@ class Fetch:
     """A listing being fetched: what changed here meanwhile, and whether it is old before it is there."""
 
     dataset_id: str
-    changes: list[Callable[[Tree], None]] = field(default_factory=list)
+    changes: list[Callable[[Tree], object]] = field(default_factory=list)
+    changed_at: float = NEVER
     is_outdated: bool = False
 
 

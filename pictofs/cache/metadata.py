@@ -3,7 +3,7 @@
 One listing answers every lookup, stat and readdir below it. It is fresh for the ttl; after that it is still
 served, while one background flight asks whether anything moved (the dataset's counters and its folders) and
 fetches the full listing only then. What this mount changes itself (`adopt`, `forget`, …) shows at once,
-and is not undone by a listing that was asked for before the change.
+is not undone by a listing that was asked for before the change, and is no reason to fetch one (`agreement`).
 
 A dataset with more images than the listing limit is not listed as a whole: its folders are, and the images of
 a folder when somebody looks into it (`list_folder`).
@@ -30,6 +30,7 @@ from cachetools import TTLCache
 
 from pictofs.api.errors import PictographError
 from pictofs.api.models import Dataset, Directory, Image
+from pictofs.cache.agreement import POSTPONEMENTS, Verdict, compare
 from pictofs.cache.datasets import Datasets
 from pictofs.cache.flights import Flights, aside
 from pictofs.cache.keeper import Keeper
@@ -80,6 +81,8 @@ class MetadataCache:
             `change` was told from the moment that the service was asked is applied after it, so a change that
             is in both is applied twice. For one folder of a dataset that is listed by folders, the tree holds
             the images of that folder only.
+        under_way: the folders of a dataset (by its id) in which what this mount changes may be on the service
+            already and not told to this cache, or the other way round. No lock is held.
         may_revalidate: False while the request budget is too low for background questions.
         listings: where listings are kept between mounts; None: nowhere.
         listing_limit: images in a dataset beyond which it is listed folder by folder.
@@ -96,6 +99,7 @@ class MetadataCache:
         only: Collection[str] = (),
         hidden: Callable[[], Collection[str]] = tuple,
         overlay: Callable[[str, Tree], None] = lambda _dataset_id, _tree: None,
+        under_way: Callable[[str], Collection[str]] = lambda _dataset_id: (),
         may_revalidate: Callable[[], bool] = lambda: True,
         listings: Listings | None = None,
         listing_limit: int = LISTING_LIMIT,
@@ -106,6 +110,7 @@ class MetadataCache:
         self._ttl_s = ttl_s
         self._hidden = hidden
         self._overlay = overlay
+        self._under_way = under_way
         self._may_revalidate = may_revalidate
         self._listings = listings
         self._keeper = None if listings is None else Keeper(listings, self._snapshot)
@@ -277,7 +282,9 @@ class MetadataCache:
                 told = aside(lambda: ask(dataset_id)) if directories is None else None
                 dataset, images = self._source.contents(dataset_id)
                 directories = told() if told is not None else directories or ()
-                tree = self._built(dataset_id, directories, self._as_known(dataset_id, images))
+                corrected: dict[str, tuple[int, int]] = {}
+                images = self._as_known(dataset_id, images, corrected)
+                tree = self._built(dataset_id, directories, images, corrected=corrected)
                 known = Known(tree, dataset, frozenset(directories), asked_at, {ALL: asked_at})
             self._install(known, fetch)
         if self._keeper is not None:
@@ -301,15 +308,20 @@ class MetadataCache:
         tree = self._built(dataset.id, directories, images, stale)
         return Known(tree, dataset, frozenset(directories), asked_at, rows_at, stale_folders=stale)
 
-    def _as_known(self, dataset_id: str, images: Iterable[Image]) -> Iterator[Image]:
+    def _as_known(
+        self, dataset_id: str, images: Iterable[Image], corrected: dict[str, tuple[int, int]] | None = None
+    ) -> Iterator[Image]:
         """The images of a new listing; those that have not changed as the very objects that are known: for
-        a while there are two trees in memory, and what was prepared from an image stays good."""
+        a while there are two trees in memory, and what was prepared from an image stays good. Notes for the
+        tree which sizes are not the listing's."""
         with self._lock:
             before = self._known.get(dataset_id)
         for image in images:
             known = before.tree.image(image.id) if before else None
             if known is not None and not image.file_size:  # the storage was asked for it once
                 image = replace(image, file_size=known.file_size)
+                if corrected is not None:
+                    corrected[image.id] = (image.file_size, 0)
             yield known if known == image else image
 
     def _fetch_folder(self, dataset_id: str, path: str) -> None:
@@ -350,9 +362,10 @@ class MetadataCache:
         checked_at = self._datasets.told_at
         age_s = self._clock() - checked_at
         is_shared = age_s <= max(SHARED_COUNTERS_S, self._ttl_s / 2)
-        if known is None or checked_at < known.checked_at or not is_shared:
-            checked_at = self._clock()
+        is_older = known is None or checked_at < known.checked_at or checked_at <= known.changed_at
+        if is_older or not is_shared:
             self._datasets.ask()
+            checked_at = self._datasets.told_at
         dataset = self._datasets.find(dataset_id)
         if known is None or dataset is None or not known.is_exact:
             return self._fetch_listing(dataset_id)
@@ -361,12 +374,38 @@ class MetadataCache:
             if counters_of(dataset) in known.counters and frozenset(directories) == known.directories:
                 with self._lock:
                     known.checked_at = checked_at
+                    known.postponed = 0
+                return known
+            if known.tree.is_whole and self._stands(known, dataset, directories, checked_at):
                 return known
             fetched = self._fetch_listing(dataset_id, directories, nullcontext(fetch))
         if counters_of(fetched.dataset) == counters_of(known.dataset):
             # Nothing has moved: the list of datasets counts otherwise than the dataset itself.
             fetched.counters.add(counters_of(dataset))
         return fetched
+
+    def _stands(
+        self, known: Known, dataset: Dataset, directories: Sequence[Directory], asked_at: float
+    ) -> bool:
+        """Whether a listing that is being changed here stands for what the service says, or may for now."""
+        under_way = self._under_way(dataset.id)
+        changed_folders: list[str] = []
+        with self._lock:
+            if not (known.has_changes or under_way):
+                return False
+            verdict = compare(known, dataset, directories, asked_at=asked_at, under_way=under_way)
+            is_same = verdict is Verdict.SAME
+            is_late = not is_same and known.postponed == POSTPONEMENTS
+            if verdict is Verdict.OTHERWISE or is_late:
+                return False
+            known.checked_at = asked_at
+            known.postponed = 0 if is_same else known.postponed + 1
+            if is_same and known.changed_at < asked_at:
+                changed_folders = known.agree(dataset, directories, under_way)
+        self._tell(dataset.id, changed_folders)
+        if is_same and self._keeper is not None:
+            self._keeper.fetched(dataset.id)
+        return True
 
     def _not_told(self, dataset_id: str, error: PictographError) -> None:
         log.warning("The listing could not be refreshed, the last known one is shown: %s", error)
@@ -403,11 +442,12 @@ class MetadataCache:
         directories: Iterable[Directory],
         images: Iterable[Image],
         listed: Iterable[str] | None = None,
+        corrected: dict[str, tuple[int, int]] | None = None,
     ) -> Tree:
         """A tree as it is to be shown; see `overlay` in the class."""
         hidden = self._hidden()
         shown = (image for image in images if not image.is_archived and image.id not in hidden)
-        tree = Tree(directories, shown, listed)
+        tree = Tree(directories, shown, listed, corrected)
         self._overlay(dataset_id, tree)
         return tree
 
@@ -415,7 +455,7 @@ class MetadataCache:
         with self._lock:
             for change in fetch.changes:
                 change(known.tree)
-            known.has_changes = bool(fetch.changes)
+            known.changed_at = fetch.changed_at
             known.is_outdated = known.is_outdated or fetch.is_outdated
             before = self._known.get(fetch.dataset_id)
             self._known[fetch.dataset_id] = known
@@ -460,48 +500,47 @@ class MetadataCache:
 
     # What this mount changed itself
 
-    def change(self, dataset_id: str, how: Callable[[Tree], None]) -> None:
+    def change(self, dataset_id: str, how: Callable[[Tree], object]) -> None:
         """Change what is known of a dataset, now and in a listing that is being fetched meanwhile."""
         with self._lock:
             for fetch in self._fetches:
                 if fetch.dataset_id == dataset_id:
                     fetch.changes.append(how)
+                    fetch.changed_at = self._clock()
             known = self._known.get(dataset_id)
             if known is not None:
                 how(known.tree)
-                known.has_changes = True
+                known.changed_at = self._clock()
         if self._keeper is not None:
             self._keeper.changed(dataset_id)
 
     def adopt(self, image: Image) -> None:
-        """Show an image that this mount registered, moved or restored."""
-
-        def add(tree: Tree) -> None:
-            tree.add(image)
-
-        self.change(image.dataset_id, add)
+        """Show an image that this mount registered or moved."""
+        self.change(image.dataset_id, lambda tree: tree.add(image))
         with self._lock:
             self._images[image.id] = image
 
     def forget(self, dataset_id: str, image_id: str) -> None:
         """Show an image no longer."""
-
-        def discard(tree: Tree) -> None:
-            tree.discard(image_id)
-
-        self.change(dataset_id, discard)
+        self.change(dataset_id, lambda tree: tree.discard(image_id))
         with self._lock:
             self._images.pop(image_id, None)
 
+    def archived(self, dataset_id: str, image_id: str) -> None:
+        """The service has archived an image for this mount."""
+        self.change(dataset_id, lambda tree: tree.archive(image_id))
+        with self._lock:
+            self._images.pop(image_id, None)
+
+    def restored(self, image: Image) -> None:
+        """The service has restored an image for this mount."""
+        self.change(image.dataset_id, lambda tree: tree.restore(image))
+        with self._lock:
+            self._images[image.id] = image
+
     def correct_size(self, image: Image, size_bytes: int) -> None:
         """Put right what the listing said of an image's size, once its bytes were seen."""
-
-        def resize(tree: Tree) -> None:
-            known = tree.image(image.id)
-            if known is not None:
-                tree.add(replace(known, file_size=size_bytes))
-
-        self.change(image.dataset_id, resize)
+        self.change(image.dataset_id, lambda tree: tree.correct(image.id, size_bytes))
 
     def amend(self, image: Image, how: Callable[[Image], Image]) -> None:
         """Change what is known of an image wherever it is kept; one that is gone meanwhile stays gone."""

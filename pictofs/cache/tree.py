@@ -1,7 +1,8 @@
 """One dataset's folders and images by the names they have on the drive.
 
-Built from one listing, then changed in place as images land, move or go. Not thread-safe by itself: the
-`MetadataCache` that owns a tree guards it.
+Built from one listing, then changed in place as images land, move or go. What was changed since, and what
+the service counts once it has all of that as well, is kept up with each change: see `agreement`. Not
+thread-safe by itself: the `MetadataCache` that owns a tree guards it.
 
 Which name an image gets is decided here, and does not depend on the order of the listing: a name that needs
 no encoding is kept before one that does, the older image before the younger; whoever comes later carries a
@@ -11,6 +12,7 @@ part of its id (`namespace.with_id`). A folder always keeps its plain name befor
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from pictofs import namespace
@@ -44,6 +46,11 @@ class Tree:
         images: its images, better without URLs (`Image.without_urls`), which take as much memory as the rest.
         listed: paths of the folders whose images are known, when the dataset is listed folder by folder (see
             `fill`); None: `images` are all there are.
+        corrected: sizes that were put right, see `correct`; may be filled while `images` are iterated over.
+
+    Attributes:
+        listed_bytes: the sizes of all images, as the service lists them.
+        touched: paths of the folders that were changed here since, or will be.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class Tree:
         directories: Iterable[Directory],
         images: Iterable[Image],
         listed: Iterable[str] | None = None,
+        corrected: dict[str, tuple[int, int]] | None = None,
     ) -> None:
         self.is_whole = listed is None
         self.token = object()
@@ -58,11 +66,20 @@ class Tree:
         self.root = Folder("/", listed=self.is_whole)
         self._folders: dict[str, Folder] = {"/": self.root}
         self._images: dict[str, Image] = {}
+        self._corrected = {} if corrected is None else corrected  # image id → size here, size as listed
+        self.listed_bytes = 0
+        self.touched: set[str] = set()
+        self._archived: dict[str, int] = {}  # image id → 1, or -1 when it was restored
         for directory in sorted(directories, key=lambda d: (d.full_path, d.id)):
             self.add_folder(directory.full_path, directory)
         for path in listed or ():
             self.add_folder(path).listed = True
         self._put_all(images)
+        self.touched.clear()
+
+    def __len__(self) -> int:
+        """How many images are known."""
+        return len(self._images)
 
     def folder(self, path: str) -> Folder | None:
         """The folder at a path of the service, or None."""
@@ -107,6 +124,7 @@ class Tree:
             if child is None:
                 child = Folder(child_path, listed=self.is_whole)
                 self._folders[child_path] = child
+                self.touched.add(child_path)
                 local = self._free_name(folder, namespace.to_local(name), child_path)
                 displaced = folder.images.pop(local, None)
                 folder.subfolders[local] = child
@@ -131,14 +149,31 @@ class Tree:
             folder = waiting.pop()
             waiting.extend(folder.subfolders.values())
             for image in folder.images.values():
-                del self._images[image.id]
+                self._lose(image)
             del self._folders[folder.path]
+            self.touched.add(folder.path)
+
+    def take_rows(self, directories: Iterable[Directory]) -> list[str]:
+        """Take over what the service says now of folders that are known, but for what is in them.
+
+        Returns the paths on the drive, relative to the dataset, of those that look otherwise.
+        """
+        rows = by_path(directories)
+        changed = []
+        for place, folder in self.folders():
+            row = rows.get(folder.path)
+            if row is not None and row != folder.directory:
+                folder.directory = row
+                folder.version += 1
+                self._folders[namespace.parent(folder.path)].version += 1
+                changed.append(place)
+        return changed
 
     def fill(self, path: str, images: Iterable[Image]) -> None:
         """Put what a folder holds in the place of what was known of it."""
         folder = self.add_folder(path)
         for image in folder.images.values():
-            del self._images[image.id]
+            self._lose(image)
         folder.images = {}
         folder.listed = True
         folder.version += 1
@@ -147,7 +182,9 @@ class Tree:
     def add(self, image: Image) -> str:
         """Add an image, or replace what is known of it. Returns its local name."""
         self.discard(image.id)
-        return self._put(self.add_folder(image.directory_path), image.without_urls())
+        folder = self.add_folder(image.directory_path)
+        self.touched.add(folder.path)
+        return self._put(folder, image.without_urls())
 
     def discard(self, image_id: str) -> Image | None:
         """Forget an image; returns it, or None if it was not here."""
@@ -156,8 +193,45 @@ class Tree:
             return None
         folder, name = place
         folder.version += 1
-        del self._images[image_id]
-        return folder.images.pop(name)
+        self.touched.add(folder.path)
+        image = folder.images.pop(name)
+        self._lose(image)
+        return image
+
+    def correct(self, image_id: str, size_bytes: int) -> None:
+        """Put right the size of an image; the service lists it as it did."""
+        image = self.discard(image_id)
+        if image is not None:
+            self._corrected[image_id] = (size_bytes, self._listed_size(image))
+            self.add(replace(image, file_size=size_bytes))
+
+    def archive(self, image_id: str) -> None:
+        """The service has archived an image for this mount."""
+        self.discard(image_id)
+        self._archived[image_id] = min(self._archived.get(image_id, 0) + 1, 1)
+
+    def restore(self, image: Image) -> None:
+        """The service has restored an image for this mount."""
+        self.add(image)
+        self._archived[image.id] = max(self._archived.get(image.id, 0) - 1, -1)
+
+    @property
+    def archived(self) -> int:
+        """How many images were archived since for this mount, less those that were restored."""
+        return sum(self._archived.values())
+
+    def forget_changes(self, touched: Iterable[str] = ()) -> None:
+        """The service counts all that was changed here, but for what is still to change in some folders."""
+        self._archived.clear()
+        self.touched = set(touched)
+
+    def _lose(self, image: Image) -> None:
+        del self._images[image.id]
+        self.listed_bytes -= self._listed_size(image)
+
+    def _listed_size(self, image: Image) -> int:
+        here, listed = self._corrected.get(image.id, (image.file_size, image.file_size))
+        return listed if here == image.file_size else image.file_size
 
     def _put_all(self, images: Iterable[Image]) -> None:
         """Add many images at once."""
@@ -181,6 +255,7 @@ class Tree:
                 folder.images.update(named)
                 folder.version += 1
                 self._images.update((image.id, image) for image in found)
+                self.listed_bytes += sum(map(self._listed_size, found))
             else:
                 for image in sorted(found, key=_precedence):
                     self._put(folder, image)
@@ -190,6 +265,7 @@ class Tree:
         folder.images[name] = image
         folder.version += 1
         self._images[image.id] = image
+        self.listed_bytes += self._listed_size(image)
         return name
 
     def _folder_of(self, image: Image) -> Folder:
@@ -216,6 +292,13 @@ class Tree:
             return candidate
         short = namespace.with_id(plain, identity)
         return short if not taken(short) else namespace.with_id(plain, identity, whole=True)
+
+
+def by_path(directories: Iterable[Directory]) -> dict[str, Directory]:
+    """Folders by their paths, as a tree writes them. The root is none."""
+    rows = {namespace.join(namespace.components(row.full_path)): row for row in directories}
+    rows.pop("/", None)
+    return rows
 
 
 def differences(old: Tree, new: Tree) -> Iterator[str]:

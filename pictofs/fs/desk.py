@@ -108,7 +108,7 @@ class ChangeDesk:
         elif change.kind is ChangeKind.RESTORE:
             self._metadata.refresh(change.dataset_id)
         elif change.kind is ChangeKind.ARCHIVE and change.image_id is not None:
-            self._metadata.forget(change.dataset_id, change.image_id)
+            self._metadata.archived(change.dataset_id, change.image_id)
         self._view.changed()
 
     def _later(self, change: Change) -> list[Change]:

@@ -15,7 +15,7 @@ from pictofs.cache.tree import Tree
 from pictofs.transfer.journal import Journal
 from pictofs.transfer.records import Change, ChangeKind
 
-__all__ = ["apply", "overlay_of"]
+__all__ = ["apply", "overlay_of", "under_way_of"]
 
 
 def overlay_of(journal: Journal) -> Callable[[str, Tree], None]:
@@ -28,8 +28,20 @@ def overlay_of(journal: Journal) -> Callable[[str, Tree], None]:
     return overlay
 
 
+def under_way_of(journal: Journal) -> Callable[[str], set[str]]:
+    """For `MetadataCache`: the folders in which something is on its way, or is to change."""
+
+    def under_way(dataset_id: str) -> set[str]:
+        outlook = journal.changes.outlook()
+        changing = {folder for change in outlook.changes for folder in change.folders}
+        return {folder for found, folder in changing.union(outlook.folders_in_flight) if found == dataset_id}
+
+    return under_way
+
+
 def apply(change: Change, dataset_id: str, tree: Tree) -> None:
     """Make a change in the tree of a dataset that it concerns."""
+    tree.touched.update(folder for found, folder in change.folders if found == dataset_id)
     if change.kind is ChangeKind.MKDIR:
         tree.add_folder(change.folder)
     elif change.kind is ChangeKind.RMDIR:

@@ -496,6 +496,11 @@ class Vfs:
 
     def archived(self, dataset_id: str, image_id: str) -> None:
         """An image is archived now: a listing that was asked for before must not bring it back."""
+        self._metadata.archived(dataset_id, image_id)
+        self._view.changed()
+
+    def gone(self, dataset_id: str, image_id: str) -> None:
+        """An image was deleted for good."""
         self._metadata.forget(dataset_id, image_id)
         self._view.changed()
 

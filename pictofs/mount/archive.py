@@ -182,7 +182,7 @@ class ArchiveDesk:
                 if image_id in reasons:
                     outcome.refused.append((place, reasons[image_id].rstrip(".")))
                 else:
-                    self._metadata.adopt(replace(image, is_archived=False))
+                    self._metadata.restored(replace(image, is_archived=False))
                     outcome.restored.append(place)
 
     def _images(self, name: str, dataset: Dataset, paths: list[str]) -> list[tuple[str, Image]]:

@@ -32,7 +32,7 @@ from pictofs.cache.metadata import MetadataCache
 from pictofs.fs import fuse
 from pictofs.fs.errnos import errno_of
 from pictofs.fs.kernel import KernelCache
-from pictofs.fs.overlay import overlay_of
+from pictofs.fs.overlay import overlay_of, under_way_of
 from pictofs.fs.rules import Policy
 from pictofs.fs.vfs import Vfs
 from pictofs.fs.view import Owner, View
@@ -254,6 +254,7 @@ class _Mount:
             only=settings.datasets,
             hidden=self._journal.hidden,
             overlay=overlay_of(self._journal),
+            under_way=under_way_of(self._journal),
             may_revalidate=self._allowance.may_refresh,
             listings=Listings(account.cache / "listings"),
             listing_limit=settings.listing_limit,
@@ -302,7 +303,7 @@ class _Mount:
             self.view,
             policy,
             settle=lambda dataset_id: self._changes.settle(dataset_id, "/", settings.upload_wait_s),
-            gone=self.vfs.archived,
+            gone=self.vfs.gone,
         )
 
     def serve(self, ready: Callable[[], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import datetime, timezone
 
 from pictofs.api.models import Directory, Image
@@ -79,3 +80,51 @@ def test_an_image_moves_and_a_change_counts() -> None:
     assert tree.root.version > before
     assert tree.discard("i1") is not None
     assert tree.discard("i1") is None
+
+
+def test_what_the_service_counts_is_kept_up_with_every_change() -> None:
+    choose = random.Random(3)
+    tree = Tree([], [image("i0", "x.jpg"), image("i0", "x.jpg"), image("i1", "y.jpg", "/a")])
+    listed = {"i0": 10, "i1": 10}
+    assert not tree.touched
+    for number in range(2, 300):
+        known = choose.choice(tree.images() or [image("i0", "x.jpg")])
+        what = choose.randrange(6)
+        if what == 0:
+            tree.discard(known.id)
+        elif what == 1:
+            tree.correct(known.id, number)
+        elif what == 2 and number % 7 == 0:
+            tree.remove_folder(known.directory_path)
+        elif what == 3:
+            tree.add(replace(known, directory_path=choose.choice(["/", "/a", "/a/b", "/c"])))
+            listed.setdefault(known.id, 10)
+        else:
+            tree.add(replace(image(f"i{number}", f"{number}.jpg"), file_size=number))
+            listed[f"i{number}"] = number
+        assert len(tree) == len(tree.images()) == sum(len(folder.images) for _, folder in tree.folders())
+        assert tree.listed_bytes == sum(listed[shown.id] for shown in tree.images())
+
+
+def test_archiving_and_restoring_count_once() -> None:
+    tree = Tree([], [image("i1", "x.jpg"), image("i2", "y.jpg")])
+    tree.archive("i1")
+    tree.archive("i1")
+    tree.restore(image("i3", "z.jpg"))
+    assert tree.archived == 0
+    tree.restore(image("i1", "x.jpg"))
+    assert tree.archived == -1
+    assert names(tree) == {"y.jpg": "i2", "z.jpg": "i3", "x.jpg": "i1"}
+
+
+def test_rows_of_folders_are_taken_over_and_those_that_changed_are_told() -> None:
+    rows = [Directory("f1", "d1", "a", "/a"), Directory("f2", "d1", "b", "/a/b")]
+    tree = Tree(rows, [])
+    versions = [folder.version for _, folder in tree.folders()]
+    fresh = replace(rows[1], updated_at=datetime(2026, 1, 2, tzinfo=timezone.utc))
+    assert tree.take_rows([rows[0], fresh, Directory("f3", "d1", "c", "/c")]) == ["a/b"]
+    below = tree.folder("/a/b")
+    assert below is not None
+    assert below.directory == fresh
+    assert [folder.version for _, folder in tree.folders()] == [versions[0], versions[1] + 1, versions[2] + 1]
+    assert tree.folder("/c") is None
