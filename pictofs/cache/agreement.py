@@ -39,8 +39,6 @@ def compare(
     known: Known,
     dataset: Dataset,
     directories: Iterable[Directory],
-    *,
-    asked_at: float,
     under_way: Collection[str],
 ) -> Verdict:
     """Compare a listing that was changed here with what the service says.
@@ -48,13 +46,12 @@ def compare(
     Args:
         known: a whole listing.
         dataset, directories: the service's answers.
-        asked_at: when the first of them was asked for.
-        under_way: paths of the folders of which the service may or may not count already what this mount is
-            changing in them; looked up after the answers.
+        under_way: paths of the folders of which the answers may or may not count what this mount has changed
+            since they were asked for, or is changing.
     """
     tree = known.tree
     told, before = by_path(directories), by_path(known.directories)
-    ours = _with_parents({*tree.touched, *under_way})
+    ours = _with_parents({*tree.touched(), *under_way})
     if any(told.get(path) != before.get(path) for path in {*told, *before} - ours):
         return Verdict.OTHERWISE
     folders = {folder.path: len(folder.images) for place, folder in tree.folders() if place}
@@ -64,8 +61,6 @@ def compare(
     expected = len(tree), tree.listed_bytes, known.dataset.archived_image_count + tree.archived
     if not differ and totals == expected:
         return Verdict.SAME
-    if known.changed_at >= asked_at:  # it may have been counted before that was shown, or after
-        return Verdict.UNDER_WAY
     is_excused = bool(under_way) and differ <= _with_parents(under_way)
     return Verdict.UNDER_WAY if is_excused else Verdict.OTHERWISE
 

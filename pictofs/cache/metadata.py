@@ -359,6 +359,7 @@ class MetadataCache:
     def _revalidate(self, dataset_id: str) -> Known:
         with self._lock:
             known = self._known.get(dataset_id)
+            touches = known.tree.touches if known else 0
         checked_at = self._datasets.told_at
         age_s = self._clock() - checked_at
         is_shared = age_s <= max(SHARED_COUNTERS_S, self._ttl_s / 2)
@@ -376,7 +377,7 @@ class MetadataCache:
                     known.checked_at = checked_at
                     known.postponed = 0
                 return known
-            if known.tree.is_whole and self._stands(known, dataset, directories, checked_at):
+            if known.tree.is_whole and self._stands(known, dataset, directories, checked_at, touches):
                 return known
             fetched = self._fetch_listing(dataset_id, directories, nullcontext(fetch))
         if counters_of(fetched.dataset) == counters_of(known.dataset):
@@ -385,15 +386,25 @@ class MetadataCache:
         return fetched
 
     def _stands(
-        self, known: Known, dataset: Dataset, directories: Sequence[Directory], asked_at: float
+        self,
+        known: Known,
+        dataset: Dataset,
+        directories: Sequence[Directory],
+        asked_at: float,
+        touches: int,
     ) -> bool:
-        """Whether a listing that is being changed here stands for what the service says, or may for now."""
-        under_way = self._under_way(dataset.id)
+        """Whether a listing that is being changed here stands for what the service says, or may for now.
+
+        Args:
+            asked_at, touches: when the service was asked, and how often the tree had been changed by then.
+        """
+        under_way = set(self._under_way(dataset.id))
         changed_folders: list[str] = []
         with self._lock:
+            under_way |= known.tree.touched(since=touches)
             if not (known.has_changes or under_way):
                 return False
-            verdict = compare(known, dataset, directories, asked_at=asked_at, under_way=under_way)
+            verdict = compare(known, dataset, directories, under_way)
             is_same = verdict is Verdict.SAME
             is_late = not is_same and known.postponed == POSTPONEMENTS
             if verdict is Verdict.OTHERWISE or is_late:

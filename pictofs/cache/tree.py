@@ -50,7 +50,7 @@ class Tree:
 
     Attributes:
         listed_bytes: the sizes of all images, as the service lists them.
-        touched: paths of the folders that were changed here since, or will be.
+        touches: counts changes, for `touched`.
     """
 
     def __init__(
@@ -68,14 +68,15 @@ class Tree:
         self._images: dict[str, Image] = {}
         self._corrected = {} if corrected is None else corrected  # image id → size here, size as listed
         self.listed_bytes = 0
-        self.touched: set[str] = set()
+        self._touched: dict[str, int] = {}  # path of a folder → `touches` when it was changed last
+        self.touches = 0
         self._archived: dict[str, int] = {}  # image id → 1, or -1 when it was restored
         for directory in sorted(directories, key=lambda d: (d.full_path, d.id)):
             self.add_folder(directory.full_path, directory)
         for path in listed or ():
             self.add_folder(path).listed = True
         self._put_all(images)
-        self.touched.clear()
+        self._touched.clear()
 
     def __len__(self) -> int:
         """How many images are known."""
@@ -124,7 +125,7 @@ class Tree:
             if child is None:
                 child = Folder(child_path, listed=self.is_whole)
                 self._folders[child_path] = child
-                self.touched.add(child_path)
+                self.touch(child_path)
                 local = self._free_name(folder, namespace.to_local(name), child_path)
                 displaced = folder.images.pop(local, None)
                 folder.subfolders[local] = child
@@ -151,7 +152,7 @@ class Tree:
             for image in folder.images.values():
                 self._lose(image)
             del self._folders[folder.path]
-            self.touched.add(folder.path)
+            self.touch(folder.path)
 
     def take_rows(self, directories: Iterable[Directory]) -> list[str]:
         """Take over what the service says now of folders that are known, but for what is in them.
@@ -183,7 +184,7 @@ class Tree:
         """Add an image, or replace what is known of it. Returns its local name."""
         self.discard(image.id)
         folder = self.add_folder(image.directory_path)
-        self.touched.add(folder.path)
+        self.touch(folder.path)
         return self._put(folder, image.without_urls())
 
     def discard(self, image_id: str) -> Image | None:
@@ -193,7 +194,7 @@ class Tree:
             return None
         folder, name = place
         folder.version += 1
-        self.touched.add(folder.path)
+        self.touch(folder.path)
         image = folder.images.pop(name)
         self._lose(image)
         return image
@@ -223,7 +224,18 @@ class Tree:
     def forget_changes(self, touched: Iterable[str] = ()) -> None:
         """The service counts all that was changed here, but for what is still to change in some folders."""
         self._archived.clear()
-        self.touched = set(touched)
+        self._touched.clear()
+        for path in touched:
+            self.touch(path)
+
+    def touch(self, path: str) -> None:
+        """A folder is changed, or will be."""
+        self.touches += 1
+        self._touched[path] = self.touches
+
+    def touched(self, since: int = 0) -> set[str]:
+        """The folders that were changed here, or will be, after there were so many `touches`."""
+        return {path for path, number in self._touched.items() if number > since}
 
     def _lose(self, image: Image) -> None:
         del self._images[image.id]

@@ -41,7 +41,9 @@ def under_way_of(journal: Journal) -> Callable[[str], set[str]]:
 
 def apply(change: Change, dataset_id: str, tree: Tree) -> None:
     """Make a change in the tree of a dataset that it concerns."""
-    tree.touched.update(folder for found, folder in change.folders if found == dataset_id)
+    for found, folder in change.folders:
+        if found == dataset_id:
+            tree.touch(folder)
     if change.kind is ChangeKind.MKDIR:
         tree.add_folder(change.folder)
     elif change.kind is ChangeKind.RMDIR:

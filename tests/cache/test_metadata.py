@@ -166,9 +166,11 @@ def test_a_folder_that_goes_between_the_two_answers_stays_away(
         return found
 
     source.directories = directories  # type: ignore[method-assign]
-    clock.now += TTL_S + 1
-    names(cache)
-    eventually(lambda: names(cache) == {"one.jpg", "two.jpg"})
+    for _ in range(2):  # at first, what is done here may be all the difference
+        clock.now += TTL_S + 1
+        names(cache)
+        eventually(lambda: True)
+    assert names(cache) == {"one.jpg", "two.jpg"}
     with cache.reading("d1") as tree:
         assert tree.folder("/a") is None
 

@@ -86,7 +86,7 @@ def test_what_the_service_counts_is_kept_up_with_every_change() -> None:
     choose = random.Random(3)
     tree = Tree([], [image("i0", "x.jpg"), image("i0", "x.jpg"), image("i1", "y.jpg", "/a")])
     listed = {"i0": 10, "i1": 10}
-    assert not tree.touched
+    assert not tree.touched()
     for number in range(2, 300):
         known = choose.choice(tree.images() or [image("i0", "x.jpg")])
         what = choose.randrange(6)

@@ -61,7 +61,7 @@ def test_copying_in_over_several_ttls_costs_no_listing_and_others_changes_are_se
         assert questions <= 2 * ((time.monotonic() - started_s) / TTL_S + 2)
 
         def seen(holds: Callable[[], bool], listings: int) -> None:
-            """At the first check after it; one may have been under way, and another follow before the look."""
+            """At the first check after it; one may be under way, and another follow before the look."""
             before = asked(CHECK)
             look_until(holds, "it is seen")
             assert asked(CHECK) <= before + 3
