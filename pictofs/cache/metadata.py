@@ -406,7 +406,7 @@ class MetadataCache:
                 return False
             verdict = compare(known, dataset, directories, under_way)
             is_same = verdict is Verdict.SAME
-            is_late = not is_same and known.postponed == POSTPONEMENTS
+            is_late = not is_same and known.postponed >= POSTPONEMENTS
             if verdict is Verdict.OTHERWISE or is_late:
                 return False
             known.checked_at = asked_at

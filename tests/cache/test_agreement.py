@@ -113,7 +113,14 @@ class Service:
         self.asked.append("directories")
         self.between()
         held = [image.directory_path for image in self.images.values()]
-        return [replace(row, image_count=held.count(path)) for path, row in self.folders.items()]
+        return [
+            replace(
+                row,
+                image_count=held.count(path),
+                nested_image_count=sum(namespace.is_within(folder, path) for folder in held),
+            )
+            for path, row in self.folders.items()
+        ]
 
     def folder(self, dataset_id: str, path: str) -> list[Image]:
         raise NotImplementedError
@@ -132,9 +139,9 @@ class Drive:
             service, ttl_s=TTL_S, under_way=lambda _: self.under_way, clock=lambda: service.now, **options
         )
 
-    def look(self) -> set[tuple[str, str]]:
-        """What is shown after a ttl, once the service was asked behind: folder and name."""
-        self.service.now += TTL_S + 1
+    def look(self, after_s: float = TTL_S + 1) -> set[tuple[str, str]]:
+        """What is shown after a while, once the service was asked behind: folder and name."""
+        self.service.now += after_s
         for _ in range(2):
             with self.cache.reading("d1") as tree:
                 shown = {(image.directory_path, image.filename) for image in tree.images()}
@@ -221,6 +228,7 @@ def there(service: Service) -> set[tuple[str, str]]:
     "own",
     [
         Drive.upload,
+        lambda drive: drive.upload("/b/c"),
         lambda drive: drive.upload("/new/below"),
         lambda drive: drive.upload(size_bytes=0),
         Drive.remove,
@@ -262,6 +270,34 @@ def test_copying_in_all_the_time_costs_no_listing(drive: Drive, service: Service
             drive.look()
     assert drive.listings() == 0
     assert drive.look() == there(service)
+
+
+def test_an_answer_from_before_the_change_is_not_compared_with_what_came_after(
+    drive: Drive, service: Service
+) -> None:
+    service.now += TTL_S
+    drive.cache.ask_datasets()  # for another dataset, which somebody looks at
+    service.now += 1
+    drive.upload()
+    drive.look(after_s=1)
+    assert drive.listings() == 1
+    assert service.asked.count("directories") == 2
+
+
+@pytest.mark.parametrize("own", [Drive.upload, Drive.amend])
+def test_what_changes_between_the_two_answers_costs_no_listing(
+    drive: Drive, service: Service, own: Callable[[Drive], object]
+) -> None:
+    def between() -> None:
+        service.between = lambda: None
+        own(drive)
+
+    drive.upload()
+    service.between = between
+    for _ in range(3):
+        shown = drive.look()
+    assert drive.listings() == 1
+    assert shown == there(service)
 
 
 def test_after_agreement_the_strict_comparison_holds_again(drive: Drive, service: Service) -> None:
