@@ -58,7 +58,7 @@ def compare(
     counts = {path: row.image_count for path, row in told.items()}
     differ = {path for path in {*folders, *counts} if folders.get(path) != counts.get(path)}
     totals = dataset.image_count, dataset.total_size, dataset.archived_image_count
-    expected = len(tree), tree.listed_bytes, known.dataset.archived_image_count + tree.archived
+    expected = tree.image_count, tree.listed_bytes, known.dataset.archived_image_count + tree.archived
     if not differ and totals == expected:
         return Verdict.SAME
     is_excused = bool(under_way) and differ <= _with_parents(under_way)

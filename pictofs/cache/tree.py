@@ -78,7 +78,8 @@ class Tree:
         self._put_all(images)
         self._touched.clear()
 
-    def __len__(self) -> int:
+    @property
+    def image_count(self) -> int:
         """How many images are known."""
         return len(self._images)
 
