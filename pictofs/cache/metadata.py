@@ -73,6 +73,7 @@ class MetadataCache:
 
     Args:
         source: where questions go.
+        hasty: the same with little patience, for when there is something to show without an answer.
         ttl_s: seconds that an answer counts as fresh.
         only: names or ids of the datasets to show; empty for all of them.
         hidden: ids of images whose removal is under way: never shown.
@@ -95,6 +96,7 @@ class MetadataCache:
         self,
         source: MetadataSource,
         *,
+        hasty: MetadataSource | None = None,
         ttl_s: float,
         only: Collection[str] = (),
         hidden: Callable[[], Collection[str]] = tuple,
@@ -107,6 +109,7 @@ class MetadataCache:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
+        self._hasty = hasty or source
         self._ttl_s = ttl_s
         self._hidden = hidden
         self._overlay = overlay
@@ -278,9 +281,9 @@ class MetadataCache:
             if shown is not None and shown.image_count > self._listing_limit:
                 known = self._fetch_folders(shown, directories, asked_at)
             else:
-                ask = self._source.directories
-                told = aside(lambda: ask(dataset_id)) if directories is None else None
-                dataset, images = self._source.contents(dataset_id)
+                source = self._hasty if self.loaded(dataset_id) else self._source
+                told = aside(lambda: source.directories(dataset_id)) if directories is None else None
+                dataset, images = source.contents(dataset_id)
                 directories = told() if told is not None else directories or ()
                 corrected: dict[str, tuple[int, int]] = {}
                 images = self._as_known(dataset_id, images, corrected)

@@ -209,6 +209,7 @@ class _Mount:
         names = DatasetNames(client)
         hasty = client.with_retries(1, retry_after_limit_s=settings.request_timeout_s)
         service = self._service = Service(client, names, hasty=hasty)
+        hasty_service = Service(hasty, names, hasty=hasty)
         # The queue has a patience of its own, and must hear of a rate limit at once.
         queue = Queue(client.with_retries(1, retry_after_limit_s=0), names)
         account = self._account = _account(
@@ -250,6 +251,7 @@ class _Mount:
         )
         metadata = self._metadata = MetadataCache(
             service,
+            hasty=hasty_service,
             ttl_s=settings.metadata_ttl_s,
             only=settings.datasets,
             hidden=self._journal.hidden,
