@@ -36,6 +36,7 @@ from pictofs.cache.flights import Flights, aside
 from pictofs.cache.keeper import Keeper
 from pictofs.cache.known import ALL, NEVER, Fetch, Known, counters_of
 from pictofs.cache.listings import Listings, Saved
+from pictofs.cache.provisional import is_provisional
 from pictofs.cache.tree import Tree, changed_names, differences
 
 log = logging.getLogger(__name__)
@@ -494,7 +495,7 @@ class MetadataCache:
             return Saved(
                 known.dataset,
                 tree.directories() if known.has_changes else list(known.directories),
-                [image for folder in folders for image in folder.images.values()],
+                [i for folder in folders for i in folder.images.values() if not is_provisional(i.id)],
                 None if tree.is_whole else [folder.path for folder in folders if folder.listed],
                 known.is_exact and not known.has_changes,
             )

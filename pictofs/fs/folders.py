@@ -125,7 +125,8 @@ class FolderRenames:
         if source.dataset.id != target.dataset.id:
             self._policy.check_change(old, target.dataset)
         # An image that is being copied here has no id of its own yet.
-        copied = (c.kind is ChangeKind.TRANSFER for c in self._journal.changes.of_dataset(source.dataset.id))
+        changes_there = self._journal.changes.of_dataset(source.dataset.id)
+        copied = (c.kind in (ChangeKind.TRANSFER, ChangeKind.COPY) for c in changes_there)
         if any(copied) and not self._desk.settle(source.dataset.id, source.path):
             raise rules.refusal(errno.EBUSY, old, "images are still being copied into it (pictofs wait)")
         local = self._local_files(source)

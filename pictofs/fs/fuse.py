@@ -57,6 +57,8 @@ _RENAME_NOREPLACE = 1
 _FUSE_READDIR_PLUS = 1
 _FUSE_FILL_DIR_PLUS = 2
 _FUSE_CAP_READDIRPLUS_AUTO = 1 << 14
+# A callback returns its count as an int.
+_LONGEST_COPY = (1 << 31) - 1
 # What libfuse 3's main returns when its loop ended otherwise than by unmounting: a signal, in practice.
 _LOOP_ENDED = (7, 8)
 
@@ -219,6 +221,9 @@ def _drive_class(library: Library) -> Any:
             }
             super().__init__(calls, mountpoint, **arguments)
 
+        def copy_file_range(self) -> None:
+            """Only named by mfusepy, which has the callback in its struct and no method for it."""
+
         def _wrapper(self, func: Any, *args: Any) -> int:
             """Every callback of both bindings passes here. Returns 0, a count, or an errno negated."""
             if not hasattr(_this_thread, "pinned"):
@@ -240,7 +245,10 @@ def _drive_class(library: Library) -> Any:
 
 # The callbacks after which attributes in an older listing are no longer true.
 _CHANGING = frozenset(
-    ("open", "create", "write", "truncate", "ftruncate", "utimens", "unlink", "rename", "mkdir", "rmdir")
+    (
+        *("open", "create", "write", "copy_file_range", "truncate", "ftruncate", "utimens"),
+        *("unlink", "rename", "mkdir", "rmdir"),
+    )
 )
 
 
@@ -275,7 +283,7 @@ class _Calls:
 
     libfuse 3 passes some of them one more argument than libfuse 2. What is missing is answered by libfuse or
     the kernel: access (by permission bits), locks (local to this machine), ioctl (ENOTTY), lseek,
-    copy_file_range (through read and write), fallocate (EOPNOTSUPP), fsyncdir (nothing to do).
+    fallocate (EOPNOTSUPP), fsyncdir (nothing to do).
 
     Bindings take any public attribute with an operation's name for the operation, so others start with `_`.
     """
@@ -540,6 +548,23 @@ class _Calls:
         with _view_of_memory(buf, size, _PYBUF_READ) as view:
             written: int = self._vfs.write(fip.contents.fh, view, offset)
         return written
+
+    def copy_file_range(
+        self,
+        path_in: bytes | None,
+        fip_in: Any,
+        offset_in: int,
+        path_out: bytes | None,
+        fip_out: Any,
+        offset_out: int,
+        size: int,
+        flags: int,
+    ) -> int:
+        copied = self._vfs.copy_range(
+            fip_in.contents.fh, offset_in, fip_out.contents.fh, offset_out, min(size, _LONGEST_COPY)
+        )
+        # Not ENOSYS, after which the kernel would never ask again. It reads and writes then.
+        return -errno.EOPNOTSUPP if copied is None else copied
 
     def truncate(self, path: bytes | None, length: int, fip: Any = None) -> None:
         self._vfs.truncate(_optional_text(path), length, _handle(fip))

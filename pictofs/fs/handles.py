@@ -57,6 +57,10 @@ class LocalFile:
         committed_name: the spool file that the journal took over; the uploader removes that one.
         replaces_image_id: the uploaded image that the next commit replaces, or None: with `-o overwrite`, or
             when this very file landed while a program still writes it.
+        copy_of: the uploaded image, its size known, of which this is to be a copy made on the service; the
+            spool file is empty then.
+        copy_change_id: the journal's change that makes the copy, once that is committed; the file is an image
+            then, whose id is provisional until the change is done.
         mtime_ns: the time a program set, None while the last write counts.
         unlinked: removed while open; its bytes serve the open handles and are never committed again.
         handles: how many handles have it open.
@@ -70,6 +74,8 @@ class LocalFile:
         self.upload = upload
         self.committed_name = upload.spool_name if upload else None
         self.replaces_image_id = upload.replaces_image_id if upload else None
+        self.copy_of: Image | None = None
+        self.copy_change_id: int | None = None
         self.mtime_ns: int | None = upload.mtime_ns if upload else None
         self.unlinked = False
         self.handles = 0
@@ -83,9 +89,16 @@ class LocalFile:
         """Whether the bytes are an image of the service by now and nothing was written since."""
         return self.phase is Phase.COMMITTED and self.upload is None
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it was made just now, and nothing was written."""
+        is_new = self.phase is Phase.WRITING and self.upload is None and self.replaces_image_id is None
+        return is_new and not self.unlinked and self.size_bytes() == 0
+
     def size_bytes(self) -> int:
         """How long the file is now, or was when it was closed."""
-        return self._status().st_size
+        copy_of = self.copy_of
+        return self._status().st_size if copy_of is None else copy_of.file_size
 
     def modified_ns(self) -> int:
         """The time a program set, or that of the last write."""
@@ -129,6 +142,20 @@ class LocalFile:
         self.upload = upload
         self.committed_name = upload.spool_name
         self.phase = Phase.COMMITTED
+
+    def copied(self, change_id: int, image_id: str) -> None:
+        """The journal has the change that makes it a copy, shown under this id."""
+        self.copy_change_id = change_id
+        self.replaces_image_id = image_id
+        self.phase = Phase.COMMITTED
+
+    def fill(self, spool_file: SpoolFile) -> None:
+        """What it is a copy of is here now, to be changed or to go up like any other file."""
+        self.spool_file.close()
+        self._spool.remove(self.spool_file.name)
+        self.spool_file = spool_file
+        self.copy_of = self.copy_change_id = None
+        self.phase = Phase.WRITING
 
     def fail(self, error: OSError) -> None:
         """These bytes are not whole, or could not be kept: they must not be committed."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from pictofs import namespace
+from pictofs.api.models import Image
 from pictofs.cache.tree import Tree
 from pictofs.transfer.journal import Journal
 from pictofs.transfer.records import Change, ChangeKind
@@ -23,7 +25,8 @@ def overlay_of(journal: Journal) -> Callable[[str, Tree], None]:
 
     def overlay(dataset_id: str, tree: Tree) -> None:
         for change in journal.changes.of_dataset(dataset_id):
-            apply(change, dataset_id, tree)
+            if change.kind is not ChangeKind.COPY or not journal.changes.is_made(change.id):
+                apply(change, dataset_id, tree)
 
     return overlay
 
@@ -54,9 +57,20 @@ def apply(change: Change, dataset_id: str, tree: Tree) -> None:
         image = tree.image(change.image_id)
         if image is not None and image.directory_path != change.target_folder:
             tree.add(replace(image, directory_path=change.target_folder))
+    elif change.kind is ChangeKind.COPY and change.image is not None:
+        _show_copy(change.image, tree)
     elif change.kind is ChangeKind.TRANSFER and change.image is not None and change.target_folder is not None:
         if dataset_id == change.target_dataset_id:
             # With id and dataset of its source, from which it is read until the copy is there.
             tree.add(replace(change.image, directory_path=change.target_folder))
         if dataset_id == change.dataset_id:
             tree.discard(change.image.id)
+
+
+def _show_copy(copy: Image, tree: Tree) -> None:
+    """Show a copy under its provisional id. What the service has at its place already is most likely the copy
+    itself, and is shown with its answer."""
+    there = tree.add_folder(copy.directory_path).images.get(namespace.to_local(copy.filename))
+    if there is not None and there.filename == copy.filename:
+        tree.discard(there.id)
+    tree.add(copy)

@@ -39,6 +39,12 @@ class VfsProtocol(Protocol):
     def write(self, handle: int, data: memoryview, offset: int) -> int:
         """`data` is libfuse's own buffer: valid during the call only, so copy what outlives it."""
 
+    def copy_range(
+        self, source: int, source_offset: int, target: int, target_offset: int, size: int
+    ) -> int | None:
+        """Have bytes of one open file in another without reading them; how many. None: not in this way, the
+        program is to read and write them."""
+
     def truncate(self, path: str | None, length: int, handle: int | None) -> None: ...
     def flush(self, handle: int) -> None:
         """Each close(2) of a descriptor, several per handle; its error is close's."""

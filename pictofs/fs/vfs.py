@@ -27,15 +27,17 @@ from pictofs import namespace
 from pictofs.api.models import Image, Organization
 from pictofs.cache.content import ContentCache
 from pictofs.cache.metadata import MetadataCache
+from pictofs.cache.provisional import is_provisional
 from pictofs.fs import rules
 from pictofs.fs.attributes import Attributes, Listing, StatFs
+from pictofs.fs.copies import Copies
 from pictofs.fs.copying import to_spool
 from pictofs.fs.desk import ChangeDesk, Changes
 from pictofs.fs.entries import Entries, EntriesRemote
 from pictofs.fs.folders import FolderRemote
 from pictofs.fs.handles import Handle, Key, LocalFile, Phase
 from pictofs.fs.rename import Renames
-from pictofs.fs.view import FolderNode, ImageNode, LocalNode, RootNode, View
+from pictofs.fs.view import FolderNode, ImageNode, LocalNode, Node, RootNode, View
 from pictofs.fs.xattrs import XattrRemote, Xattrs
 from pictofs.transfer.changes import Became
 from pictofs.transfer.download import Downloader, Reader
@@ -102,6 +104,9 @@ class Vfs:
             entries=self._entries,
             remote=remote,
             policy=policy,
+        )
+        self._copies = Copies(
+            view=view, metadata=metadata, journal=journal, spool=spool, downloader=downloader, desk=self._desk
         )
         self._xattrs = Xattrs(
             metadata=metadata,
@@ -175,7 +180,7 @@ class Vfs:
         if isinstance(node, LocalNode):
             file = self._open_local(node)
             if writes and flags & os.O_TRUNC:
-                file.truncate(0)
+                self._made_ready(path, file).truncate(0)
             return self._add(Handle(path, file=file, writable=writes))
         if not writes:
             return self._add(Handle(path, reader=self._reader(node), image=node.image))
@@ -208,6 +213,9 @@ class Vfs:
         if opened.reader is not None:
             return opened.reader.read(size, offset)
         assert opened.file is not None  # A handle has a reader or a file.
+        with self._copies.reader(opened.file) as reader:
+            if reader is not None:
+                return reader.read(size, offset)
         return opened.file.read(size, offset)
 
     def read_into(
@@ -218,11 +226,25 @@ class Vfs:
         if opened.reader is not None:
             return opened.reader.read_into(buffer, offset, is_interrupted)
         assert opened.file is not None  # A handle has a reader or a file.
+        with self._copies.reader(opened.file) as reader:
+            if reader is not None:
+                return reader.read_into(buffer, offset, is_interrupted)
         return opened.file.read_into(buffer, offset)
 
     def write(self, handle: int, data: memoryview, offset: int) -> int:
         """Write into the spool; how many bytes were written."""
         return self._writable(handle).write(data, offset)
+
+    def copy_range(
+        self, source: int, source_offset: int, target: int, target_offset: int, size: int
+    ) -> int | None:
+        """Have an image's bytes in a new file without reading them; how many, None if it cannot be."""
+        opened, made = self._handle(source), self._handle(target)
+        if opened.image is None or made.file is None or not made.writable:
+            return None
+        if (source_offset, target_offset) != (0, 0):
+            return None
+        return self._copies.begin(opened.image, made.file, size)
 
     def truncate(self, path: str | None, length: int, handle: int | None = None) -> None:
         """Cut or extend a file, open or not."""
@@ -240,6 +262,8 @@ class Vfs:
     def _reader(self, node: ImageNode) -> Reader:
         """A reader of an image, whose siblings are fetched ahead when they turn out to be read as well."""
         dataset_id, folder = node.dataset.id, node.folder
+        if is_provisional(node.image.id):
+            return self._downloader.open(self._copies.readable(node.image))
         siblings = partial(self._siblings, dataset_id, folder)
         return self._downloader.open(
             node.image, self._readahead.follow((dataset_id, folder), node.image, siblings)
@@ -249,7 +273,11 @@ class Vfs:
         with self._metadata.reading(dataset_id) as tree:
             folder = tree.folder(path)
             images = list(folder.images.items()) if folder else []
-        return [Sibling(name, self._view.inode(image), image) for name, image in images]
+        return [
+            Sibling(name, self._view.inode(image), image)
+            for name, image in images
+            if not is_provisional(image.id)
+        ]
 
     def _open_local(self, node: LocalNode) -> LocalFile:
         file = node.file
@@ -301,9 +329,15 @@ class Vfs:
         handle = self._handle(number)
         if handle.file is None or not handle.writable:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), handle.path)
-        if handle.file.is_image:
-            self._view.rejoin(handle.file)
-        return handle.file
+        return self._made_ready(handle.path, handle.file)
+
+    def _made_ready(self, path: str, file: LocalFile) -> LocalFile:
+        """A file that is about to be written or cut."""
+        self._copies.settle(path, file)
+        if file.is_image:
+            self._view.rejoin(file)
+        self._copies.fill(file)
+        return file
 
     # Closing: the bytes are handed to the journal
 
@@ -311,7 +345,9 @@ class Vfs:
         """close(2), once per descriptor: hand what was written to the journal. Raises what close returns."""
         opened = self._handle(handle)
         if opened.file is not None and opened.writable:
-            upload = self._commit(opened.file)
+            upload = self._commit(opened.path, opened.file)
+            if self._policy.sync:
+                self._copies.wait(opened.path, opened.file)
             if self._policy.sync and upload is not None:
                 rules.await_upload(self._journal, opened.path, upload, self._policy.upload_wait_s)
 
@@ -320,7 +356,8 @@ class Vfs:
         opened = self._handle(handle)
         if opened.file is None:
             return
-        upload = self._commit(opened.file)
+        upload = self._commit(opened.path, opened.file)
+        self._copies.wait(opened.path, opened.file)
         if upload is not None:
             rules.await_upload(self._journal, opened.path, upload, self._policy.upload_wait_s)
 
@@ -343,11 +380,13 @@ class Vfs:
             self._view.closed(file)
         file.close()
 
-    def _commit(self, file: LocalFile) -> Upload | None:
+    def _commit(self, path: str, file: LocalFile) -> Upload | None:
         """Hand a file's bytes to the journal; the row that holds them, or None once they are an image.
 
         Raises OSError: the bytes are not whole, or could not be kept.
         """
+        if file.copy_of is not None and self._copies.commit(path, file):
+            return None
         with file.lock:
             if file.phase is Phase.FAILED:
                 raise OSError(file.errno, os.strerror(file.errno), file.key.filename)
@@ -448,6 +487,7 @@ class Vfs:
         return row
 
     def _keep_time(self, identity: str, mtime_ns: int) -> None:
+        identity = self._view.own_id(identity)
         self._journal.set_image_mtime(identity, mtime_ns)
         self._view.set_time(identity, mtime_ns)
 
@@ -472,11 +512,17 @@ class Vfs:
 
     def setxattr(self, path: str, name: str, value: bytes, flags: int) -> None:
         """Change status, split or tags on the service; returns when that is done."""
-        self._xattrs.set(path, self._view.resolve(path), name, value, flags)
+        self._xattrs.set(path, self._owned(path), name, value, flags)
 
     def removexattr(self, path: str, name: str) -> None:
         """Empty split or tags."""
-        self._xattrs.remove(path, self._view.resolve(path), name)
+        self._xattrs.remove(path, self._owned(path), name)
+
+    def _owned(self, path: str) -> Node:
+        """What is at a path; an image that is being copied on the service is waited for."""
+        node = self._view.resolve(path)
+        provisional = isinstance(node, ImageNode) and is_provisional(node.image.id)
+        return self._desk.own(path, node) if isinstance(node, ImageNode) and provisional else node
 
     # What others tell the drive
 

@@ -28,6 +28,7 @@ from pictofs import namespace
 from pictofs.api.errors import PictographError
 from pictofs.api.models import Dataset, Image
 from pictofs.cache.metadata import MetadataCache
+from pictofs.cache.provisional import is_provisional
 from pictofs.cache.tree import Folder, Tree
 from pictofs.fs.attributes import Attributes, Entry, Listing
 from pictofs.fs.handles import Key, LocalFile
@@ -152,6 +153,7 @@ class View:
         self._version = 0
         self._listed: dict[tuple[str, str], _Listed] = {}
         self._aliases: TTLCache[Key, str] = TTLCache(100_000, ALIAS_S, timer=clock)
+        self._successors: dict[str, str] = {}  # provisional id → the image's own
         self._inodes: dict[str, int] = {}  # image id → the inode its file had here while it was uploaded
         self._times: dict[str, int] = dict(journal.image_mtimes())
         self._started_ns = time.time_ns()
@@ -217,6 +219,13 @@ class View:
             self._times[image.id] = upload.mtime_ns
             self._version += 1
 
+    def copied(self, file: LocalFile, image_id: str, mtime_ns: int) -> None:
+        """An open file is to be a copy of an image, shown under this id: it keeps inode and time."""
+        with self._lock:
+            self._inodes[image_id] = _inode(*file.key)
+            self._times[image_id] = mtime_ns
+            self._version += 1
+
     def made(self, identity: str, directory_id: str) -> None:
         """A folder that was made here is on the service now: keep its inode."""
         with self._lock:
@@ -228,7 +237,14 @@ class View:
             self._inodes[copy_id] = self._inodes.get(image_id) or _inode(image_id)
             if image_id in self._times:
                 self._times[copy_id] = self._times[image_id]
+            if is_provisional(image_id):
+                self._successors[image_id] = copy_id
             self._version += 1
+
+    def own_id(self, image_id: str) -> str:
+        """The id that an image has by now on the service, if this was a provisional one."""
+        with self._lock:
+            return self._successors.get(image_id, image_id)
 
     def set_time(self, identity: str, mtime_ns: int) -> None:
         """Show this modification time for an image (by id) or a folder (by `folder_identity`)."""

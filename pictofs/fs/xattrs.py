@@ -17,6 +17,7 @@ from typing import Protocol
 from pictofs.api.errors import ConflictError, NotFoundError, RateLimitError
 from pictofs.api.models import BatchResult, Image
 from pictofs.cache.metadata import MetadataCache
+from pictofs.cache.provisional import is_provisional
 from pictofs.cache.rows import CurrentRows
 from pictofs.fs import rules
 from pictofs.fs.view import ImageNode, LocalNode, Node
@@ -126,10 +127,10 @@ class Xattrs:
         image = node.image
 
         def current() -> Image:
-            return self._rows.of(image)
+            return image if is_provisional(image.id) else self._rows.of(image)
 
         values: dict[str, Callable[[], str]] = {
-            f"{PREFIX}id": lambda: image.id,
+            f"{PREFIX}id": lambda: "" if is_provisional(image.id) else image.id,
             f"{PREFIX}dataset_id": lambda: image.dataset_id,
             f"{PREFIX}content_type": lambda: image.content_type or "",
             STATUS: lambda: current().status,
@@ -137,7 +138,9 @@ class Xattrs:
             TAGS: lambda: ",".join(current().tags),
             XDG_TAGS: lambda: ",".join(current().tags),
             f"{PREFIX}annotation_count": lambda: str(current().annotation_count),
-            f"{PREFIX}upload": lambda: State.DONE.name.lower(),
+            f"{PREFIX}upload": lambda: (
+                State.QUEUED if is_provisional(image.id) else State.DONE
+            ).name.lower(),
         }
         if image.width is not None and image.height is not None:
             values[f"{PREFIX}width"] = lambda: str(image.width)

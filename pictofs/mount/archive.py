@@ -148,6 +148,12 @@ class ArchiveDesk:
         if not isinstance(node, ImageNode):
             raise MountError(f"{path} is not an uploaded image; only those can be deleted for good.")
         self._policy.check_change(path, node.dataset)
+        # It may be waiting to be copied, or be a copy that is not there yet.
+        if not self._settle(node.dataset.id):
+            raise MountError(f"{path} was not deleted: what was changed before is not on the service yet.")
+        node = self._view.resolve("/" + path)
+        if not isinstance(node, ImageNode):
+            raise MountError(f"{path} is not an uploaded image any more.")
         result = self._source.delete_permanently(node.dataset.id, node.image.id)
         if result.failed:
             raise MountError(f"{path} was not deleted: {result.failed[0].reason}.")

@@ -222,6 +222,16 @@ class Queue:
         if batch.kind is ChangeKind.TRANSFER:
             target = batch.target_dataset_name
             return routes.copy_to_dataset(name, ids, target, batch.folder, idempotency_key=key)
+        if batch.kind is ChangeKind.COPY:
+            # A name that somebody else took is refused: what is sent twice can never be there twice.
+            return routes.copy(
+                name,
+                ids,
+                batch.folder,
+                duplicate_handling="skip",
+                copy_annotations=True,
+                idempotency_key=key,
+            )
         raise ValueError(f"{batch.kind} is not about images")
 
     def create_directory(self, dataset_id: str, path: str) -> Directory:

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 
 from pictofs.api.errors import PictographError
 from pictofs.api.models import Image
+from pictofs.cache.provisional import is_provisional
 from pictofs.fs.view import FolderNode, ImageNode, RootNode, View
 from pictofs.mount.problems import MountError
 from pictofs.units import show_size
@@ -122,7 +123,7 @@ class Warming:
             place = waiting.pop()
             node = self._view.resolve(place)
             if isinstance(node, ImageNode):
-                found.append(node.image)
+                found += [] if is_provisional(node.image.id) else [node.image]
             elif isinstance(node, (RootNode, FolderNode)):
                 base = place.rstrip("/")
                 waiting += [f"{base}/{entry.name}" for entry in reversed(self._view.listing(node).entries)]

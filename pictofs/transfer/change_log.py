@@ -32,11 +32,13 @@ class ChangeLog:
 
     def __init__(self, core: JournalCore) -> None:
         self._core = core
+        self._made: set[int] = set()  # only grows and shrinks by whole updates, by the queue's thread
 
     # The drive's side
 
-    def add(self, changes: Iterable[Change]) -> list[Change]:
-        """Remember changes, all or none. Not fsynced: a power cut may undo the last ones, as on a local disk.
+    def add(self, changes: Iterable[Change], times_ns: Mapping[str, int] = {}) -> list[Change]:
+        """Remember changes, all or none, with modification times by image id. Not fsynced: a power cut may
+        undo the last ones, as on a local disk.
 
         Returns them as they are in the journal, without those that were not needed.
         """
@@ -46,6 +48,8 @@ class ChangeLog:
                 if not self._cancels(transaction, change):
                     known = self._core.insert_change(transaction, change)
                     added += [known] if known is not None else []
+            for image_id, mtime_ns in times_ns.items():
+                transaction.set_mtime(image_id, mtime_ns)
         reach(CrashPoint.CHANGE_ADDED)
         self._core.tell()
         return added
@@ -92,9 +96,19 @@ class ChangeLog:
             return self._core.mirror.changes.of_dataset(dataset_id)
 
     def latest(self, image_id: str) -> Change | None:
-        """The last one of an image."""
+        """The last one of an image; one that copies by the copy's provisional id, not by its source's."""
         with self._core.changed:
             return self._core.mirror.changes.latest(image_id)
+
+    def copying(self, image_id: str) -> list[Change]:
+        """Those that will copy this image."""
+        with self._core.changed:
+            return self._core.mirror.changes.copying(image_id)
+
+    def is_made(self, change_id: int) -> bool:
+        """Whether the service has made it, though it is not settled yet: a listing asked for from now on
+        shows it."""
+        return change_id in self._made
 
     def mention(self, dataset_id: str, folder: str) -> bool:
         """Whether one has to do with a folder or with one below it."""
@@ -187,6 +201,10 @@ class ChangeLog:
         changes = map(self._core.mirror.changes.get, batch.change_ids)
         return [change for change in changes if change is not None and change.batch_id == batch.id]
 
+    def made(self, changes: Iterable[Change]) -> None:
+        """The service has made these; call it before the drive is told and `settle` after."""
+        self._made.update(change.id for change in changes)
+
     def settle(
         self, done: Sequence[Change], refused: Sequence[Change] = (), *, successors: Mapping[str, str] = {}
     ) -> None:
@@ -194,7 +212,7 @@ class ChangeLog:
         it came from, from the same transaction on.
 
         Args:
-            successors: ids of images that were copied, and of their copies: those keep their times.
+            successors: ids under which copies were shown, and those that they have: they keep their times.
         """
         core = self._core
         with core.ledger.transaction() as transaction:
@@ -208,6 +226,9 @@ class ChangeLog:
                 mtime_ns = core.ledger.mtimes.get(old)
                 if mtime_ns is not None:
                     transaction.set_mtime(new, mtime_ns)
+            copies = (c.image.id for c in (*done, *refused) if c.kind is ChangeKind.COPY and c.image)
+            transaction.drop_mtimes(image_id for image_id in copies if image_id in core.ledger.mtimes)
             transaction.drop_answered_batches()
+        self._made.difference_update(change.id for change in done)
         reach(CrashPoint.CHANGES_SETTLED)
         core.tell()

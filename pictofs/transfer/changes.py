@@ -137,13 +137,14 @@ class ChangeQueue:
 
     # The drive's side
 
-    def add(self, changes: Sequence[Change]) -> list[int]:
-        """Remember changes, all or none, in this order. Returns their ids, for `wait`.
+    def add(self, changes: Sequence[Change], times_ns: Mapping[str, int] = {}) -> list[int]:
+        """Remember changes, all or none, in this order, and modification times by image id. Returns their
+        ids, for `wait`.
 
         Raises:
             OSError: they could not be remembered.
         """
-        return [change.id for change in self._log.add(changes)]
+        return [change.id for change in self._log.add(changes, times_ns)]
 
     def wait(self, path: str, change_ids: Sequence[int], timeout_s: float) -> None:
         """Wait until changes are done.
@@ -435,6 +436,7 @@ class ChangeQueue:
             reason = refused.get(change.id)
             gone = change.kind is ChangeKind.ARCHIVE and reason is not None and is_gone_already(reason[1])
             (done if reason is None or gone else undone).append(change)
+        self._log.made(done)
         for change in done:
             self._tell(change, functools.partial(self._on_done, change, became.get(change.id)))
         with self._lock:
@@ -446,9 +448,9 @@ class ChangeQueue:
                 while len(self._refusals) > _REMEMBERED:
                     self._refusals.popitem(last=False)
         copies = {
-            change.image_id: image.id
+            change.shown_id: image.id
             for change in done
-            if change.image_id is not None and isinstance(image := became.get(change.id), Image)
+            if change.shown_id is not None and isinstance(image := became.get(change.id), Image)
         }
         for change in changes:
             self._batch_ids.pop(change.id, None)

@@ -133,7 +133,7 @@ class JournalCore:
                 return None
             if latest is not None and latest.kind in _WISHES and latest.batch_id is None:
                 transaction.drop_changes([latest.id])
-        if change.kind in (ChangeKind.MOVE, ChangeKind.TRANSFER):
+        if change.kind in (ChangeKind.MOVE, ChangeKind.TRANSFER, ChangeKind.COPY):
             self.make_room(transaction, change.places[-1])
         change = transaction.insert_change(change)
         now_s = self.clock.monotonic_s()

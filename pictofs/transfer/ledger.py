@@ -65,7 +65,7 @@ class Transaction:
         self._database = database
         self._mirror = mirror
         self.changes: list[Upload | _Dropped | Change | _DroppedChange] = []  # in order
-        self.mtimes: dict[str, int] = {}
+        self.mtimes: dict[str, int | None] = {}  # None: forgotten
 
     def insert_row(self, row: Upload) -> Upload:
         """A new row; `row.id` is ignored. Raises FileExistsError when the place shows one already."""
@@ -157,6 +157,14 @@ class Transaction:
         """Keep the modification time of an image or folder."""
         self._database.execute(_PUT_MTIME, (_stored(image_id), mtime_ns))
         self.mtimes[image_id] = mtime_ns
+
+    def drop_mtimes(self, image_ids: Iterable[str]) -> None:
+        """Forget the modification times of images."""
+        ids = list(image_ids)
+        self._database.executemany(
+            "DELETE FROM image_mtimes WHERE image_id = ?", [(_stored(i),) for i in ids]
+        )
+        self.mtimes.update(dict.fromkeys(ids))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -259,7 +267,11 @@ class Ledger:
                 self.mirror.put_change(change)
             else:
                 self.mirror.drop_change(change.id)
-        self.mtimes.update(transaction.mtimes)
+        for image_id, mtime_ns in transaction.mtimes.items():
+            if mtime_ns is None:
+                self.mtimes.pop(image_id, None)
+            else:
+                self.mtimes[image_id] = mtime_ns
 
     def _load(self) -> None:
         for row in self._database.execute("SELECT * FROM uploads ORDER BY id"):

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 _CLOCK_SKEW = timedelta(minutes=10)
 
 
+_COPYING = (ChangeKind.TRANSFER, ChangeKind.COPY)
+
+
 class Unknown(enum.Enum):
     """An image that was moved or copied, but nobody can say under which name or id."""
 
@@ -54,7 +57,7 @@ class Outcomes:
     ) -> Mapping[int, Image | Unknown]:
         """What the changes of an answered batch made, by change id; nothing where nobody need know."""
         moved = batch.kind is ChangeKind.MOVE and answer.renamed > 0
-        if not changes or not (moved or batch.kind is ChangeKind.TRANSFER):
+        if not changes or not (moved or batch.kind in _COPYING):
             return {}
         try:
             there = self._listing(batch)
@@ -81,15 +84,15 @@ class Outcomes:
         """
         if batch.kind is ChangeKind.MOVE:
             return _by_id(self._listing(batch), changes)
-        if batch.kind is not ChangeKind.TRANSFER:
+        if batch.kind not in _COPYING:
             return {}
         there = self._listing(batch)
         found: dict[int, Image] = {}
         for change in changes:
             for image in there:
-                if image in found.values() or change.image is None or not _may_be_copy(change, image, batch):
+                if image in found.values() or change.source is None or not _may_be_copy(change, image, batch):
                     continue
-                if self._same_bytes(change.image, image):
+                if self._same_bytes(change.source, image):
                     found[change.id] = image
                     break
         return found
@@ -114,9 +117,9 @@ def _by_id(images: Sequence[Image], changes: Sequence[Change]) -> dict[int, Imag
 
 
 def _may_be_copy(change: Change, image: Image, batch: Batch) -> bool:
-    """Whether an image may be what a transfer made: its name, or that with a number, made since, as large and
+    """Whether an image may be what a copy made: its name, or that with a number, made since, as large and
     with as many labels."""
-    source = change.image
+    source = change.source
     if source is None or image.id == source.id:
         return False
     name = PurePosixPath(change.filename)

@@ -56,8 +56,8 @@ class PendingChanges:
         """Add a change, or put a new value in its place."""
         self.drop(change.id, keeps_turn=True)
         self._changes[change.id] = change
-        if change.image_id is not None:
-            ids = self._by_image.setdefault(change.image_id, [])
+        if change.shown_id is not None:
+            ids = self._by_image.setdefault(change.shown_id, [])
             if change.id not in ids:
                 ids.append(change.id)
         for dataset_id in {dataset_id for dataset_id, _ in change.folders}:
@@ -84,11 +84,11 @@ class PendingChanges:
             return
         if not keeps_turn:
             del self._changes[change_id]
-            if change.image_id is not None:
-                ids = self._by_image[change.image_id]
+            if change.shown_id is not None:
+                ids = self._by_image[change.shown_id]
                 ids.remove(change_id)
                 if not ids:
-                    del self._by_image[change.image_id]
+                    del self._by_image[change.shown_id]
             for dataset_id in {dataset_id for dataset_id, _ in change.folders}:
                 del self._by_dataset[dataset_id][change_id]
         self._kinds[change.kind] -= 1
@@ -109,9 +109,15 @@ class PendingChanges:
         return [self._changes[change_id] for change_id in self._by_dataset.get(dataset_id, ())]
 
     def latest(self, image_id: str) -> Change | None:
-        """The last change of an image."""
+        """The last change of an image; one that copies by the copy's provisional id, not by its source's."""
         ids = self._by_image.get(image_id)
         return self._changes[ids[-1]] if ids else None
+
+    def copying(self, image_id: str) -> list[Change]:
+        """The changes that will copy this image."""
+        if not self._kinds[ChangeKind.COPY]:
+            return []
+        return [c for c in self if c.kind is ChangeKind.COPY and c.image_id == image_id]
 
     def making(self, dataset_id: str, folder: str) -> Change | None:
         """The change that will make this folder."""

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pictofs.api.models import Image, NewImage
+from pictofs.cache.provisional import provisional_id
 
 __all__ = [
     "TRANSITIONS",
@@ -29,6 +30,7 @@ __all__ = [
     "Upload",
     "UploadGoneError",
     "archiving",
+    "copying",
     "moving",
     "server_path",
 ]
@@ -207,6 +209,7 @@ class ChangeKind(enum.Enum):
     RESTORE = "restore"  # an image: back from the archive
     MOVE = "move"  # an image, to another folder of its dataset
     TRANSFER = "transfer"  # an image, to another dataset: copied there; then its source is to be archived
+    COPY = "copy"  # an image, into another folder of its dataset
     MKDIR = "mkdir"
     RMDIR = "rmdir"  # an empty folder
 
@@ -221,8 +224,10 @@ class Change:
             no name.
         path: what people call it, for messages.
         image_id: None of a folder.
-        target_dataset_id, target_folder: where the image goes, under the same name; set of MOVE and TRANSFER.
-        image: the image as it was, set of TRANSFER only: what is shown in the target until it is there.
+        target_dataset_id, target_folder: where the image goes, under the same name; set of MOVE, TRANSFER and
+            COPY.
+        image: what is shown in the target until it is there. Of TRANSFER the image as it was, of COPY the
+            copy under a provisional id, None of the others.
         batch_id: the request that it is part of, None before it is sent.
     """
 
@@ -247,6 +252,18 @@ class Change:
         if self.target_dataset_id is None or self.target_folder is None:
             return (source,)
         return source, (self.target_dataset_id, self.target_folder, self.filename)
+
+    @property
+    def shown_id(self) -> str | None:
+        """The id under which what it makes of an image is shown until the service has answered."""
+        return self.image.id if self.kind is ChangeKind.COPY and self.image is not None else self.image_id
+
+    @property
+    def source(self) -> Image | None:
+        """The image whose bytes are those of `image`."""
+        if self.image is None or self.image_id is None:
+            return None
+        return replace(self.image, id=self.image_id, directory_path=self.folder)
 
     @property
     def folders(self) -> tuple[tuple[str, str], ...]:
@@ -279,6 +296,26 @@ def moving(image: Image, dataset_id: str, folder: str, path: str) -> Change:
         target_dataset_id=dataset_id,
         target_folder=folder,
         image=None if moves else image,
+    )
+
+
+def copying(image: Image, size_bytes: int, folder: str, path: str) -> Change:
+    """The wish to have a copy of an image in another folder of its dataset; `path` is what people call it.
+    Its labels and its status come along, split and tags do not."""
+    copy = replace(
+        image, id=provisional_id(), directory_path=folder, file_size=size_bytes, split=None, tags=()
+    )
+    return Change(
+        0,
+        ChangeKind.COPY,
+        image.dataset_id,
+        image.directory_path,
+        image.filename,
+        path,
+        image.id,
+        target_dataset_id=image.dataset_id,
+        target_folder=folder,
+        image=copy.without_urls(),
     )
 
 

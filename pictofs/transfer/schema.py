@@ -45,18 +45,18 @@ _CHANGES = """CREATE TABLE changes (
     -- What is to become of an image or a folder, in this order. Deleted when the service has answered.
     id              INTEGER PRIMARY KEY AUTOINCREMENT,
     kind            TEXT NOT NULL
-                    CHECK (kind IN ('archive', 'restore', 'move', 'transfer', 'mkdir', 'rmdir')),
+                    CHECK (kind IN ('archive', 'restore', 'move', 'transfer', 'copy', 'mkdir', 'rmdir')),
     dataset_id      TEXT NOT NULL,
     folder          TEXT NOT NULL,     -- the image's place, the service's form; of a folder its own path
     filename        TEXT NOT NULL,     -- '' of a folder
     path            TEXT NOT NULL,     -- what people call it
     image_id        TEXT,              -- NULL of a folder
-    target_dataset_id TEXT,            -- where the image goes; NULL unless move or transfer
+    target_dataset_id TEXT,            -- where the image goes; NULL unless move, transfer or copy
     target_folder   TEXT,
-    image           TEXT,              -- JSON of api.models.Image as it was; NULL unless transfer
+    image           TEXT,              -- JSON of api.models.Image shown meanwhile; NULL unless transfer, copy
     batch_id        INTEGER REFERENCES batches (id),  -- NULL before it is sent
     CHECK ((image_id IS NULL) = (kind IN ('mkdir', 'rmdir'))),
-    CHECK ((target_folder IS NULL) = (kind NOT IN ('move', 'transfer')))
+    CHECK ((target_folder IS NULL) = (kind NOT IN ('move', 'transfer', 'copy')))
 )"""
 
 _TABLES = f"""

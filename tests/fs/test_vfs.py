@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -98,8 +98,8 @@ class FakeChanges:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
 
-    def add(self, changes: Sequence[Change]) -> list[int]:
-        return [change.id for change in self.journal.changes.add(changes)]
+    def add(self, changes: Sequence[Change], times_ns: Mapping[str, int] = {}) -> list[int]:
+        return [change.id for change in self.journal.changes.add(changes, times_ns)]
 
     def wait(self, path: str, change_ids: Sequence[int], timeout_s: float) -> None:
         pass

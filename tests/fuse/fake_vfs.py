@@ -376,6 +376,18 @@ class FakeVfs:
             self._changed(self._handles[handle])
         return len(data)
 
+    def copy_range(
+        self, source: int, source_offset: int, target: int, target_offset: int, size: int
+    ) -> int | None:
+        self._enter("copy_range")
+        with self._lock:
+            data = self._data(source)
+            if (source_offset, target_offset) != (0, 0) or size < len(data) or self._data(target):
+                return None
+            self._data(target).extend(data)
+            self._changed(self._handles[target])
+            return len(data)
+
     def truncate(self, path: str | None, length: int, handle: int | None) -> None:
         self._enter("truncate" if handle is None else "ftruncate")
         if length > MAX_FILE_BYTES:

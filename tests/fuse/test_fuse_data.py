@@ -51,6 +51,27 @@ def test_cp_in_and_out_is_byte_identical(
     assert (folder / "in.jpg").stat().st_mtime_ns == sample.stat().st_mtime_ns
 
 
+def test_copy_file_range_is_asked_for_and_else_the_kernel_reads_and_writes(
+    drive: Drive, folder: Path, sample: Path
+) -> None:
+    shutil.copy(sample, folder / "in.jpg")
+    writes, copies = drive.calls("write"), drive.calls("copy_range")
+    with (folder / "in.jpg").open("rb") as source, (folder / "whole.jpg").open("xb") as target:
+        copied = 0
+        while part := os.copy_file_range(source.fileno(), target.fileno(), 1 << 62):
+            copied += part
+        assert copied == os.fstat(target.fileno()).st_size == _SIZE_BYTES
+    assert filecmp.cmp(sample, folder / "whole.jpg", shallow=False)
+    is_asked = drive.backend.major == 3
+    assert (drive.calls("copy_range") > copies) == (drive.calls("write") == writes) == is_asked
+    for _ in range(2):  # refused once, it is asked again
+        before = drive.calls("copy_range")
+        with (folder / "in.jpg").open("rb") as source, (folder / "part.jpg").open("wb") as target:
+            assert os.copy_file_range(source.fileno(), target.fileno(), 5000, 100) == 5000
+        assert (folder / "part.jpg").read_bytes() == sample.read_bytes()[100:5100]
+        assert (drive.calls("copy_range") > before) == is_asked
+
+
 def test_dd_conv_fsync(drive: Drive, folder: Path, sample: Path, run: Callable[..., str]) -> None:
     before = drive.calls("fsync")
     run("dd", f"if={sample}", f"of={folder / 'a.jpg'}", "bs=64k", "conv=fsync", "status=none")

@@ -27,6 +27,7 @@ OLD = {
     "/in/y.jpg": b"moved as well",
     "/in/z.jpg": b"copied to another dataset",
     "/w.jpg": b"renamed by copying",
+    "/v.jpg": b"copied within the dataset",
 }
 """What is on the service before the story begins; `prepare` puts it there."""
 
@@ -58,6 +59,8 @@ DEEDS: list[tuple[str, Callable[[Tree], Tree]]] = [
     ("move x", lambda tree: _renamed(tree, "/in/x.jpg", "/out/x.jpg")),
     ("move y", lambda tree: _renamed(tree, "/in/y.jpg", "/out/y.jpg")),
     ("transfer z", lambda tree: _without(tree, "/in/z.jpg")),
+    ("copy v", lambda tree: {**tree, "/out/v.jpg": OLD["/v.jpg"]}),
+    ("remove v", lambda tree: _without(tree, "/v.jpg")),
     ("remove in", lambda tree: tree),
     ("make empty", lambda tree: tree),
     ("rename w", lambda tree: _renamed(tree, "/w.jpg", "/w2.jpg")),
@@ -144,9 +147,12 @@ class Story:
         self.do("move x", lambda: room.move("3", "/in/x.jpg", "/out"))
         self.do("move y", lambda: room.move("4", "/in/y.jpg", "/out"))
         self.do("transfer z", lambda: room.transfer("5", "/in/z.jpg", "d2", "/new"))
+        self.do("copy v", lambda: room.copy("/v.jpg", "/out"))
+        self.do("remove v", lambda: room.archive("7", "/v.jpg"))
         self.do("remove in", lambda: room.changes.add([room.change(ChangeKind.RMDIR, "/in")]))
         self.do("make empty", lambda: room.changes.add([room.change(ChangeKind.MKDIR, "/empty")]))
-        self.service.after = lose_answer("transfer")
+        losing = [lose_answer("transfer"), lose_answer("copy")]
+        self.service.after = lambda operation, arguments: [lose(operation, arguments) for lose in losing]  # type: ignore[assignment, return-value]
         room.pump()
         self.service.after = lambda operation, arguments: None
         (w,) = self.service.find(DATASET, "/", "w.jpg")

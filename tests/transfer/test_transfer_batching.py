@@ -41,6 +41,9 @@ class Queue:
     def move(self, image_id: str, place: str, target: str, **more: str) -> int:
         return self.image(ChangeKind.MOVE, image_id, place, target, **more)
 
+    def copy(self, image_id: str, place: str, target: str) -> int:
+        return self.image(ChangeKind.COPY, image_id, place, target)
+
     def folder(self, kind: ChangeKind, path: str) -> int:
         self.changes.append(Change(next(self._ids), kind, D, path, "", path))
         return self.changes[-1].id
@@ -120,6 +123,27 @@ def test_archiving_comes_first_unless_the_image_is_moved_before(queue: Queue) ->
     then = queue.archive("1", "/b/x.jpg")
     landed = queue.archive("9", "/b/x.jpg")
     assert queue.rounds() == [[landed], [moved], [then]]
+
+
+def test_copies_go_before_what_becomes_of_their_source(queue: Queue) -> None:
+    copied = queue.copy("1", "/a/x.jpg", "/b")
+    with_it = queue.copy("2", "/a/y.jpg", "/b")
+    elsewhere = queue.copy("1", "/a/x.jpg", "/c")
+    gone = queue.archive("1", "/a/x.jpg")
+    moved = queue.move("2", "/a/y.jpg", "/c")
+    folder = queue.rmdir("/a")
+    free = queue.archive("3", "/e/z.jpg")
+    assert queue.rounds() == [[free], [copied, with_it], [elsewhere], [gone], [moved], [folder]]
+
+
+def test_a_copy_waits_until_its_place_is_free(queue: Queue) -> None:
+    gone = queue.archive("9", "/b/x.jpg")
+    copied = queue.copy("1", "/a/x.jpg", "/b")
+    queue.in_flight.append(("/b", "y.jpg"))
+    queue.copy("2", "/a/y.jpg", "/b")
+    assert queue.next() == [gone]
+    queue.changes = [change for change in queue.changes if change.id != gone]
+    assert queue.next() == [copied]
 
 
 def test_what_is_in_a_request_holds_up_only_what_touches_it(queue: Queue) -> None:

@@ -9,6 +9,7 @@ from transfer_fakes import DATASET, FakeClock, FakeService, Room, fail, live_nam
 
 from pictofs.api.errors import ForbiddenError, NetworkError, ServerError, ValidationError
 from pictofs.api.models import Directory, Image
+from pictofs.cache.provisional import is_provisional
 from pictofs.transfer.changes import Became
 from pictofs.transfer.records import Change, ChangeKind
 
@@ -217,6 +218,102 @@ def test_waiting_for_a_transfer_is_waiting_for_both_steps(room: Room, service: F
     assert not room.journal.changes.wait(ids, 0)
     room.pump()
     assert room.journal.changes.wait(ids, 0)
+
+
+# Copies
+
+
+def provisional(room: Room) -> list[str | None]:
+    return [change.shown_id for change in room.journal.changes.all()]
+
+
+def test_copies_are_one_request_and_one_listing(
+    room: Room, service: FakeService, became: dict[str, Became]
+) -> None:
+    for name in "abc":
+        service.add_image(f"{name}.jpg", name.encode())
+        room.copy(f"/{name}.jpg", "/new")
+    service.requests.clear()
+    first, *_ = ids = provisional(room)
+    assert first is not None
+    assert all(is_provisional(image_id or "") for image_id in ids)
+    assert room.journal.hidden() == frozenset()
+    room.journal.set_image_mtime(first, 77)
+    room.pump()
+    assert service.requests == {"copy": 1, "find": 1}
+    paths = ("/a.jpg", "/b.jpg", "/c.jpg", "/new/a.jpg", "/new/b.jpg", "/new/c.jpg")
+    assert tree(service) == {path: path[-5].encode() for path in paths}
+    copy = became["copy /DS/new/a.jpg"]
+    assert isinstance(copy, Image)
+    assert room.journal.image_mtimes() == {copy.id: 77}
+    assert room.journal.changes.all() == []
+
+
+def test_what_becomes_of_the_source_waits_for_its_copies(room: Room, service: FakeService) -> None:
+    for name in "ab":
+        service.add_image(f"{name}.jpg", name.encode(), folder="/in")
+        room.copy(f"/in/{name}.jpg", "/x")
+        room.copy(f"/in/{name}.jpg", "/y")
+    room.archive("1", "/in/a.jpg")
+    room.move("2", "/in/b.jpg", "/out")
+    room.changes.add([room.change(ChangeKind.RMDIR, "/in")])
+    room.pump()
+    copies = {f"/{folder}/{name}.jpg": name.encode() for folder in "xy" for name in "ab"}
+    assert tree(service) == {"/out/b.jpg": b"b", **copies}
+    assert "/in" not in service.folders()
+    assert room.told[-1] == ("rmdir", "/in")
+    assert "refused" not in dict(room.told)
+
+
+def test_an_overwrite_of_the_source_waits_for_its_copy(room: Room, service: FakeService) -> None:
+    source = service.add_image("a.jpg", b"old")
+    room.copy("/a.jpg", "/b")
+    room.add("a.jpg", b"new", replaces_image_id=source)
+    room.pump()
+    assert tree(service) == {"/a.jpg": b"new", "/b/a.jpg": b"old"}
+
+
+def test_an_upload_to_the_place_of_a_copy_waits_for_it(room: Room, service: FakeService) -> None:
+    service.add_image("a.jpg", b"copied", folder="/in")
+    room.copy("/in/a.jpg", "/")
+    room.add("a.jpg", b"uploaded")
+    assert not room.dispatch()
+    room.pump()
+    assert tree(service) == {"/in/a.jpg": b"copied", "/a.jpg": b"copied"}
+    assert list(room.states().values()) == ["failed"]
+
+
+@pytest.mark.parametrize("forgets", [False, True], ids=["by-key", "by-listing"])
+def test_the_lost_answer_to_a_copy_doubles_nothing(
+    room: Room, service: FakeService, clock: FakeClock, forgets: bool
+) -> None:
+    for name in "ab":
+        service.add_image(f"{name}.jpg", name.encode())
+        room.copy(f"/{name}.jpg", "/in")
+    service.after = lose_answer("copy")
+    room.wait()
+    room.remove()
+    room.restart()
+    if forgets:
+        clock.advance(DAY_S)
+        service.forget_keys()
+    room.pump()
+    assert tree(service) == {"/a.jpg": b"a", "/b.jpg": b"b", "/in/a.jpg": b"a", "/in/b.jpg": b"b"}
+    assert "refused" not in dict(room.told)
+
+
+def test_a_copy_whose_name_was_taken_is_refused(room: Room, service: FakeService) -> None:
+    service.add_image("a.jpg", b"ours")
+    (change_id,) = room.copy("/a.jpg", "/in")
+    room.journal.set_image_mtime(provisional(room)[0] or "", 77)
+    service.add_image("a.jpg", b"theirs", folder="/in")
+    room.pump()
+    assert tree(service) == {"/a.jpg": b"ours", "/in/a.jpg": b"theirs"}
+    assert room.told == [("refused", "/DS/in/a.jpg")]
+    assert [problem.kind for problem in room.changes.problems()] == [ChangeKind.COPY]
+    assert room.journal.image_mtimes() == {}
+    with pytest.raises(OSError, match="already exists"):
+        room.changes.wait("/in/a.jpg", [change_id], 0)
 
 
 # Folders

@@ -9,6 +9,8 @@ last saw, each content once.
 from __future__ import annotations
 
 import random
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from pictofs.api.models import Image
 from pictofs.transfer.changes import Became
 from pictofs.transfer.journal import State, Upload
 from pictofs.transfer.outcomes import Unknown
-from pictofs.transfer.records import Change, ChangeKind, server_path
+from pictofs.transfer.records import Change, ChangeKind, copying, server_path
 
 NAMES = ("a.jpg", "b.jpg", "c d.jpg", "c_d.jpg", "h.heic")
 STEPS = 120
@@ -42,7 +44,8 @@ class Life:
         self.seen: dict[str, bytes] = {}  # what the user sees, by path
         self.given_up: set[bytes] = set()  # contents that may end in the archive
         self.foreign: set[bytes] = set()
-        self.transferred: set[bytes] = set()  # what he moved to the other dataset
+        self.transferred: list[bytes] = []  # what he moved to the other dataset
+        self.copying: dict[str, bytes] = {}  # paths of copies that the service has not made yet
         self.has_folder = False
         self.contents = 0
         self.service.before = lambda operation, arguments: self.trouble(operation, before=True)
@@ -82,6 +85,8 @@ class Life:
         self.contents += 1
         data = b"%03d" % self.contents + b"." * self.random.choice((0, 0, 5))
         row = self.row(name)
+        if "/" + name in self.copying:
+            return  # the drive waits for it
         old = None if row is not None else self.image_id(name)
         new = self.room.new(name, data, replaces_image_id=old)
         if row is not None:
@@ -95,7 +100,7 @@ class Life:
         if row is None:
             return
         target = self.random.choice([n for n in NAMES if (n == "h.heic") == (row.filename == "h.heic")])
-        if target == row.filename:
+        if target == row.filename or "/" + target in self.copying:
             return
         other = self.row(target)
         old = None if other is not None else self.image_id(target)
@@ -108,6 +113,8 @@ class Life:
         name = self.random.choice((*NAMES, "h.png"))
         folder = self.random.choice(("/", "/", "/b"))
         path = server_path(folder, name)
+        if path in self.copying:
+            return
         row = self.row(name) if folder == "/" else None
         if row is not None:
             self.room.journal.remove(row.id)
@@ -128,6 +135,8 @@ class Life:
         image_id = self.image_id(name, folder)
         if image_id is None or (folder == "/" and self.row(name) is not None):
             return
+        if {server_path(folder, name), server_path(target, name)} & self.copying.keys():
+            return
         old, new = server_path(folder, name), server_path(target, name)
         if self.random.random() < 0.3:
             image = self.service._image(
@@ -136,7 +145,7 @@ class Life:
             where = {"target_dataset_id": "d2", "target_folder": "/", "image": image}
             change = self.room.change(ChangeKind.TRANSFER, old, image_id, **where)
             data = self.content(image_id)
-            self.transferred.add(data)
+            self.transferred.append(data)
             self.given_up.add(data)  # its source
             self.foreign.discard(data)
             self.seen.pop(old, None)
@@ -147,6 +156,21 @@ class Life:
             if old in self.seen:
                 self.seen[new] = self.seen.pop(old)
             self.room.move(image_id, old, target)
+
+    def copy(self) -> None:
+        """Into the other folder."""
+        name = self.random.choice(NAMES[:3])
+        folder, target = self.random.choice((("/", "/b"), ("/b", "/")))
+        image_id, new = self.image_id(name, folder), server_path(target, name)
+        if image_id is None or self.row(name) is not None or self.image_id(name, target) is not None:
+            return
+        if {server_path(folder, name), new} & self.copying.keys():
+            return
+        row = self.service._db.execute("SELECT * FROM images WHERE id = ?", (image_id,)).fetchone()
+        image = replace(self.service._image(row), directory_path=folder)  # it may be about to be moved there
+        self.room.changes.add([copying(image, image.file_size, target, new)])
+        data = self.seen[server_path(folder, name)] = self.content(image_id)
+        self.seen[new] = self.copying[new] = data
 
     def folder(self) -> None:
         kind = ChangeKind.RMDIR if self.has_folder else ChangeKind.MKDIR
@@ -160,7 +184,15 @@ class Life:
         self.given_up.add(self.seen.get("/" + name, b""))
         self.seen["/" + name] = data
 
+    def refused(self, change: Change, reason: str) -> None:
+        if change.kind is ChangeKind.COPY and change.target_folder is not None:
+            path = server_path(change.target_folder, change.filename)
+            assert live_names(self.service)[path] in self.foreign, reason
+            assert self.seen.pop(path) == self.copying.pop(path)
+
     def done(self, change: Change, became: Became) -> None:
+        if change.kind is ChangeKind.COPY and change.target_folder is not None:
+            self.copying.pop(server_path(change.target_folder, change.filename), None)
         if change.kind is not ChangeKind.MOVE or change.image_id is None or change.target_folder is None:
             return
         if became is Unknown.UNKNOWN:  # the drive lists the folder again
@@ -210,10 +242,11 @@ class Life:
     def listen(self) -> None:
         self.room.uploader.registrar._on_landed = self.landed
         self.room.changes._on_done = self.done
+        self.room.changes._on_refused = self.refused
 
     def live(self) -> None:
         doings: list[Any] = [self.write, self.write, self.rename, self.remove, self.take_name]
-        doings += [self.move, self.move, self.move, self.folder]
+        doings += [self.move, self.move, self.move, self.copy, self.copy, self.folder]
         steps: list[Any] = [self.room.dispatch, self.room.put, self.room.register, self.room.remove]
         for _ in range(STEPS):
             dice = self.random.random()
@@ -249,7 +282,9 @@ class Life:
             assert path in rows or live.get(path) == data, (path, data, live.get(path))
         for path, data in live.items():
             assert self.seen.get(path) == data or data in self.foreign, f"{path} was removed"
-        assert len(set(live.values())) == len(live), "doubled"
+        shown = Counter(self.seen.values())
+        for data, count in Counter(live.values()).items():
+            assert count <= max(1, shown[data] + (data in self.foreign)), "doubled"
         archived = self.service._db.execute("SELECT bytes FROM images WHERE archived = 1").fetchall()
         assert {row[0].removeprefix(b"png of ") for row in archived} <= {
             data.removeprefix(b"png of ") for data in self.given_up

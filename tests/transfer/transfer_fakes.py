@@ -36,7 +36,7 @@ from pictofs.transfer.changes import Became, ChangeQueue
 from pictofs.transfer.journal import Journal, NewUpload, State, Upload
 from pictofs.transfer.lock import StateLock
 from pictofs.transfer.pacing import Backoff, Clock
-from pictofs.transfer.records import Batch, Change, ChangeKind, server_path
+from pictofs.transfer.records import Batch, Change, ChangeKind, copying, server_path
 from pictofs.transfer.spool import Spool
 from pictofs.transfer.upload import Uploader
 
@@ -238,6 +238,8 @@ class FakeService:
         name, count = filename, 0
         taken = "SELECT 1 FROM images WHERE archived = 0 AND dataset = ? AND folder = ? AND filename = ?"
         while self._db.execute(taken, (*target, name)).fetchone():
+            if batch.kind is ChangeKind.COPY:
+                raise sqlite3.IntegrityError
             count += 1
             path = PurePosixPath(filename)
             name = f"{path.stem}-{count}{path.suffix}"
@@ -479,6 +481,12 @@ class Room:
         (image,) = self.service.find(DATASET, path.rpartition("/")[0] or "/", path.rpartition("/")[2])
         where = {"target_dataset_id": dataset_id, "target_folder": target, "image": image}
         return self.changes.add([self.change(ChangeKind.TRANSFER, path, image_id, **where)])
+
+    def copy(self, path: str, target: str) -> list[int]:
+        """Within the usual dataset."""
+        (image,) = self.service.find(DATASET, path.rpartition("/")[0] or "/", path.rpartition("/")[2])
+        data_path = f"/DS{server_path(target, image.filename)}"
+        return self.changes.add([copying(image, image.file_size, target, data_path)])
 
     def rename(self, upload_id: int, filename: str, **fields: Any) -> Upload:
         fields = {
