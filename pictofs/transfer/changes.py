@@ -54,6 +54,7 @@ _SERVER_ERRORS = 12
 _SPLIT = 8
 
 _GONE = "not found"
+_NOT_COPIED = "the service did not copy it; perhaps another file has its name now"
 _NOT_FOUND_BUT_LISTED = "the service lists it, and will not find it to change it"
 
 
@@ -418,6 +419,8 @@ class ChangeQueue:
             refused = {c.id: (errno.EIO, reasons[c.image_id]) for c in changes if c.image_id in reasons}
             done = [change for change in changes if change.id not in refused]
             became = self._outcomes.of_answer(case.batch, done, answer)
+            missing = (change_id for change_id, made in became.items() if made is Unknown.MISSING)
+            refused |= dict.fromkeys(missing, (errno.EIO, _NOT_COPIED))
         else:
             became = {change.id: answer for change in changes}
         self._settle(became, refused, changes)

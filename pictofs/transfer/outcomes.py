@@ -34,6 +34,8 @@ class Unknown(enum.Enum):
     """An image that was moved or copied, but nobody can say under which name or id."""
 
     UNKNOWN = enum.auto()
+    MISSING = enum.auto()
+    """A copy that the service says it made, or skipped without a word, and does not list."""
 
 
 class OutcomesRemote(Protocol):
@@ -63,7 +65,7 @@ class Outcomes:
             there = self._listing(batch)
         except PictographError as error:
             log.warning("what was moved to %s could not be listed: %s", batch.folder, error)
-            there = ()
+            return dict.fromkeys((c.id for c in changes), Unknown.UNKNOWN)
         found: dict[int, Image | Unknown] = dict.fromkeys((c.id for c in changes), Unknown.UNKNOWN)
         if batch.kind is ChangeKind.MOVE:
             return {**found, **_by_id(there, changes)}
@@ -73,6 +75,8 @@ class Outcomes:
             copies = plain if answer.renamed == 0 else copies
             if len(copies) == 1:
                 found[change.id] = copies[0]
+            elif batch.kind is ChangeKind.COPY and not any(_is_like(change, image) for image in there):
+                found[change.id] = Unknown.MISSING
         return found
 
     def find_out(self, batch: Batch, changes: Sequence[Change]) -> Mapping[int, Image]:
@@ -114,6 +118,12 @@ class Outcomes:
 def _by_id(images: Sequence[Image], changes: Sequence[Change]) -> dict[int, Image]:
     by_id = {image.id: image for image in images}
     return {c.id: by_id[c.image_id] for c in changes if c.image_id in by_id}
+
+
+def _is_like(change: Change, image: Image) -> bool:
+    """Whether an image has the name and the size of what was to be made."""
+    wanted = change.image
+    return wanted is not None and (image.filename, image.file_size) == (wanted.filename, wanted.file_size)
 
 
 def _may_be_copy(change: Change, image: Image, batch: Batch) -> bool:

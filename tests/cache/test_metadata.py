@@ -15,6 +15,7 @@ from pictofs.api.errors import NetworkError
 from pictofs.api.models import Dataset, Directory, Image
 from pictofs.cache.listings import Listings
 from pictofs.cache.metadata import MetadataCache
+from pictofs.cache.provisional import provisional_id
 from pictofs.cache.tree import Tree
 
 TTL_S = 60.0
@@ -517,6 +518,19 @@ def test_changes_made_here_are_in_it_and_its_counters_do_not_count(
     assert names(second) == {"mine.jpg"}
     source.gate.set()
     eventually(lambda: names(second) == {"one.jpg"})
+    second.close()
+
+
+def test_what_has_no_id_on_the_service_is_not_in_it(source: FakeSource, clock: Clock, tmp_path: Path) -> None:
+    first = remembered(source, clock, tmp_path)
+    first.datasets()
+    names(first)
+    first.adopt(Image(provisional_id(), "copy.jpg", "d1", "/", 5))
+    assert names(first) == {"one.jpg", "copy.jpg"}
+    first.close()
+    source.error = NetworkError("gone")
+    second = remembered(source, clock, tmp_path)
+    assert names(second) == {"one.jpg"}
     second.close()
 
 

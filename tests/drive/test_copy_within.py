@@ -156,6 +156,12 @@ def test_the_source_is_removed_or_moved_at_once(drive: Drive, few: Path, sandbox
     assert sorted(images(drive)) == ["/1.jpg", "/b/0.jpg", "/b/1.jpg", "/b/2.jpg"]
     for number in range(3):
         assert drive.download("photos", f"/b/{number}.jpg") == picture(number)
+    shell(drive, "mkdir c && cp b/0.jpg c/")
+    drive.run("rm", "--permanent", "--yes", str(few / "b/0.jpg"), check=True)
+    settle(drive)
+    assert sorted(images(drive)) == ["/1.jpg", "/b/1.jpg", "/b/2.jpg", "/c/0.jpg"]
+    assert drive.download("photos", "/c/0.jpg") == picture(0)
+    assert transfers(sandbox)[1] == 0
 
 
 def test_the_copy_is_used_at_once(drive: Drive, few: Path) -> None:

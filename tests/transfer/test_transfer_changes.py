@@ -302,6 +302,20 @@ def test_the_lost_answer_to_a_copy_doubles_nothing(
     assert "refused" not in dict(room.told)
 
 
+def test_a_copy_that_the_service_skips_without_a_word_is_refused(room: Room, service: FakeService) -> None:
+    service.add_image("a.jpg", b"ours")
+    service.add_image("b.jpg", b"ours as well")
+    room.copy("/a.jpg", "/in")
+    room.copy("/b.jpg", "/in")
+    service.add_image("a.jpg", b"theirs", folder="/in")
+    service.skips_silently = True
+    room.pump()
+    assert tree(service)["/in/b.jpg"] == b"ours as well"
+    assert [(problem.path, problem.kind) for problem in room.changes.problems()] == [
+        ("/DS/in/a.jpg", ChangeKind.COPY)
+    ]
+
+
 def test_a_copy_whose_name_was_taken_is_refused(room: Room, service: FakeService) -> None:
     service.add_image("a.jpg", b"ours")
     (change_id,) = room.copy("/a.jpg", "/in")

@@ -66,6 +66,7 @@ class FakeService:
         after: called the same way after the effect; raise to lose the answer.
         requests: API requests by operation, of this object.
         sanitise: what the service makes of a file name.
+        skips_silently: an image that is not copied, since its name is taken, is not said to have failed.
     """
 
     def __init__(self, path: Path, *, clock: FakeClock | None = None, seed: int = 0) -> None:
@@ -89,6 +90,7 @@ class FakeService:
         self.requests: Counter[str] = Counter()
         self.sanitise: Callable[[str], str] = lambda filename: filename
         self.gone_datasets: set[str] = set()
+        self.skips_silently = False
         self.names: dict[str, str] = {}
         self._known_names: dict[str, str] = {}
 
@@ -212,6 +214,8 @@ class FakeService:
                 try:
                     renamed += self._change(batch, row)
                 except sqlite3.IntegrityError:
+                    if batch.kind is ChangeKind.COPY and self.skips_silently:
+                        continue
                     failed.append(BatchFailure(image_id, "An image of this name already exists."))
             if [failure.id for failure in failed if "not found" in failure.reason] == list(ids):
                 raise NotFoundError("None of the images is in the dataset.", status=404)
