@@ -100,11 +100,6 @@ class ChangeLog:
         with self._core.changed:
             return self._core.mirror.changes.latest(image_id)
 
-    def copying(self, image_id: str) -> list[Change]:
-        """Those that will copy this image."""
-        with self._core.changed:
-            return self._core.mirror.changes.copying(image_id)
-
     def is_made(self, change_id: int) -> bool:
         """Whether the service has made it, though it is not settled yet: a listing asked for from now on
         shows it."""

@@ -113,12 +113,6 @@ class PendingChanges:
         ids = self._by_image.get(image_id)
         return self._changes[ids[-1]] if ids else None
 
-    def copying(self, image_id: str) -> list[Change]:
-        """The changes that will copy this image."""
-        if not self._kinds[ChangeKind.COPY]:
-            return []
-        return [c for c in self if c.kind is ChangeKind.COPY and c.image_id == image_id]
-
     def making(self, dataset_id: str, folder: str) -> Change | None:
         """The change that will make this folder."""
         return self._changes.get(self._made.get((dataset_id, folder), 0))

@@ -34,6 +34,7 @@ class Disk(Protocol):
     def open(self, path: str, flags: int) -> Any: ...
     def read(self, handle: Any) -> bytes: ...
     def write(self, handle: Any, data: bytes, offset: int) -> None: ...
+    def copy(self, source: Any, target: Any) -> None: ...
     def close(self, handle: Any) -> None: ...
     def truncate(self, path: str, length: int) -> None: ...
     def rename(self, old: str, new: str) -> None: ...
@@ -86,6 +87,10 @@ class OsDisk:
 
     def write(self, handle: int, data: bytes, offset: int) -> None:
         assert os.pwrite(handle, data, offset) == len(data)
+
+    def copy(self, source: int, target: int) -> None:
+        while os.copy_file_range(source, target, READ_BYTES):
+            pass
 
     def close(self, handle: int) -> None:
         os.close(handle)
@@ -153,6 +158,10 @@ class VfsDisk:
     def write(self, handle: int, data: bytes, offset: int) -> None:
         if data:  # The kernel does not send an empty write.
             assert self._call(self._vfs.write, handle, memoryview(data), offset) == len(data)
+
+    def copy(self, source: int, target: int) -> None:
+        if self._call(self._vfs.copy_range, source, 0, target, 0, READ_BYTES) is None:
+            self.write(target, self.read(source), 0)
 
     def close(self, handle: int) -> None:
         try:
@@ -227,6 +236,9 @@ class DictDisk:
         assert handle.data is not None
         handle.data.extend(bytes(max(0, offset - len(handle.data))))
         handle.data[offset : offset + len(data)] = data
+
+    def copy(self, source: Node, target: Node) -> None:
+        self.write(target, self.read(source), 0)
 
     def close(self, handle: Node) -> None:
         pass

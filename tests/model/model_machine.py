@@ -118,6 +118,7 @@ class Machine(RuleBasedStateMachine):
         self.stale: set[str] = set()
         self.pictures: set[bytes] = set()
         self.broken: set[bytes] = {b""}
+        self.copied: set[bytes] = set()  # what may be there more than once
         self.ever: dict[str, bytes] = {}  # image id → its bytes
         self.is_quiet = True  # nothing was begun since the last settle
         self.story: list[str] = []
@@ -273,6 +274,30 @@ class Machine(RuleBasedStateMachine):
         path = self.path(place)
         if self.both("truncate", path, lambda disk: disk.truncate(path, length), note=str(length)):
             self.changed(path, self.inodes[path], closed=True)
+
+    @rule(place=files, folder=st.sampled_from(FOLDERS))
+    def copy_within_dataset(self, place: tuple[int, str], folder: str) -> None:
+        old = self.path(place)
+        new = f"{self.datasets[place[0]]}{folder}/{old.rpartition('/')[2]}"
+        if self.is_stale(old):
+            self.catch_up()
+        if old == new or (old in self.inodes and self.has_writer(self.inodes[old])):
+            return
+
+        def run(disk: Disk) -> None:
+            source = disk.open(old, os.O_RDONLY)
+            try:
+                target = disk.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+                try:
+                    disk.copy(source, target)
+                finally:
+                    disk.close(target)
+            finally:
+                disk.close(source)
+
+        if self.both("write", new, run, note=f"as a copy of {old}"):
+            self.copied.add(contents(self.oracle, new))
+            self.changed(new, self.inodes.setdefault(new, Inode()), closed=True)
 
     @rule(place=files)
     def read(self, place: tuple[int, str]) -> None:
@@ -552,6 +577,7 @@ class Machine(RuleBasedStateMachine):
             for path, image in self.on_server(dataset.lstrip("/")).items()
         }
         bytes_of = [self.download(path, image) for path, image in live.items()]
+        bytes_of = [data for data in bytes_of if data not in self.copied]
         assert len(bytes_of) == len(set(bytes_of)), self.words(f"one of {sorted(live)} is there twice")
         for path, inode in self.inodes.items():
             if self.has_writer(inode):
@@ -602,7 +628,7 @@ class Machine(RuleBasedStateMachine):
             twins = {image_id for image_id, known in self.ever.items() if known == data}
             roots = [root.lstrip("/") for root in self.datasets]
             live = {image.id for root in roots for image in self.on_server(root).values()}
-            assert not live & twins, self.words(f"{path} was uploaded twice")
+            assert data in self.copied or not live & twins, self.words(f"{path} was uploaded twice")
             self.ever[image.id] = data
         return self.ever[image.id]
 
