@@ -89,7 +89,7 @@ class Copies:
             OSError: it could not be kept.
             PictographError: the bytes did not all arrive.
         """
-        copy_of = file.copy_of
+        copy_of, key = file.copy_of, file.key
         is_new = file.phase is Phase.WRITING and file.replaces_image_id is None
         source = self._source(copy_of, file) if copy_of and is_new else None
         with file.lock:
@@ -97,18 +97,19 @@ class Copies:
                 return False
             if file.phase is Phase.COMMITTED or file.unlinked:
                 return True
-            if source is not None:
+            is_handed_in = source is not None and file.key == key  # else it was renamed just now
+            if source is not None and is_handed_in:
                 mtime_ns = file.modified_ns()
-                change = copying(source, copy_of.file_size, file.key.folder, path)
+                change = copying(source, copy_of.file_size, key.folder, path)
                 assert change.image is not None  # A copy has one.
                 copy_id = change.image.id
                 self._view.copied(file, copy_id, mtime_ns)
                 (change_id,) = self._desk.remember([change], {copy_id: mtime_ns})
                 file.copied(change_id, copy_id)
-        if source is None:
+        if not is_handed_in:
             self.fill(file)
         self._view.changed()
-        return source is not None
+        return is_handed_in
 
     def wait(self, path: str, file: LocalFile) -> None:
         """Wait for the copy, if it is one. Raises OSError: it was refused, or takes too long."""
@@ -157,7 +158,8 @@ class Copies:
                 file.replaces_image_id = own_id
 
     def fill(self, file: LocalFile) -> None:
-        """Fetch the bytes of a copy that is going to be written to, or cannot be made on the service.
+        """Fetch the bytes of a copy that is going to be written to, or cannot be made on the service; but one
+        that was handed in meanwhile stays a copy.
 
         Raises:
             OSError: no room on the disk.
@@ -168,7 +170,7 @@ class Copies:
             return
         spool_file = to_spool(copy_of, self._downloader, self._spool)
         with file.lock:
-            if file.copy_of is copy_of:
+            if file.copy_of is copy_of and not is_provisional(file.replaces_image_id or ""):
                 mtime_ns = file.modified_ns()
                 file.fill(spool_file)
                 file.mtime_ns = mtime_ns

@@ -336,7 +336,9 @@ class Vfs:
         self._copies.settle(path, file)
         if file.is_image:
             self._view.rejoin(file)
-        self._copies.fill(file)
+        while file.copy_of is not None:
+            self._copies.fill(file)
+            self._copies.settle(path, file)
         return file
 
     # Closing: the bytes are handed to the journal

@@ -161,6 +161,31 @@ def test_what_is_written_after_the_copy_was_handed_in_replaces_it(house: House) 
     assert house.get(COPY) == b"old 1more"
 
 
+def test_what_was_handed_in_meanwhile_stays_a_copy(house: House) -> None:
+    read, written = open_both(house)
+    house.vfs.copy_range(read, 0, written, 0, WHOLE)
+    house.vfs.flush(written)
+    file = house.vfs._handle(written).file
+    assert file is not None
+    house.vfs._copies.fill(file)
+    house.vfs.flush(written)
+    assert house.changes() == [("copy", "i1", "/a")]
+    assert house.journal.pending() == []
+    house.vfs.release(written)
+    assert list(house.spool.names()) == []
+
+
+def test_an_open_copy_that_gets_another_name_is_uploaded(house: House) -> None:
+    read, written = open_both(house)
+    house.vfs.copy_range(read, 0, written, 0, WHOLE)
+    house.vfs.rename(COPY, "/photos/a/other.jpg")
+    house.vfs.flush(written)
+    house.vfs.release(written)
+    assert house.changes() == []
+    assert house.row("other.jpg", "/a").size_bytes == 5
+    assert house.get("/photos/a/other.jpg") == b"old 1"
+
+
 def test_an_open_copy_that_is_emptied_is_no_copy(house: House) -> None:
     read, written = open_both(house)
     house.vfs.copy_range(read, 0, written, 0, WHOLE)
