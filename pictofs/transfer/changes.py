@@ -418,7 +418,13 @@ class ChangeQueue:
             reasons = {failure.id: failure.reason for failure in answer.failed}
             refused = {c.id: (errno.EIO, reasons[c.image_id]) for c in changes if c.image_id in reasons}
             done = [change for change in changes if change.id not in refused]
-            became = self._outcomes.of_answer(case.batch, done, answer)
+            try:
+                became = self._outcomes.of_answer(case.batch, done, answer)
+            except PictographError as error:
+                # The very same request has the very same answer, later.
+                report(self._api, error)
+                case.due_s = self._clock.monotonic_s() + self._backoff.delay_s(case.tries)
+                return
             missing = (change_id for change_id, made in became.items() if made is Unknown.MISSING)
             refused |= dict.fromkeys(missing, (errno.EIO, _NOT_COPIED))
         else:

@@ -18,6 +18,7 @@ from typing import Protocol
 from pictofs.api.errors import NotFoundError, PictographError
 from pictofs.api.models import BatchResult, Image
 from pictofs.transfer.records import Batch, Change, ChangeKind
+from pictofs.transfer.refusals import is_final
 
 __all__ = ["Outcomes", "OutcomesRemote", "Unknown"]
 
@@ -57,7 +58,12 @@ class Outcomes:
     def of_answer(
         self, batch: Batch, changes: Sequence[Change], answer: BatchResult
     ) -> Mapping[int, Image | Unknown]:
-        """What the changes of an answered batch made, by change id; nothing where nobody need know."""
+        """What the changes of an answered batch made, by change id; nothing where nobody need know.
+
+        Raises:
+            PictographError: the copies of images that are still shown under provisional ids cannot be listed
+                now; ask again.
+        """
         moved = batch.kind is ChangeKind.MOVE and answer.renamed > 0
         if not changes or not (moved or batch.kind in _COPYING):
             return {}
@@ -65,6 +71,8 @@ class Outcomes:
             there = self._listing(batch)
         except PictographError as error:
             log.warning("what was moved to %s could not be listed: %s", batch.folder, error)
+            if batch.kind is ChangeKind.COPY and not is_final(error):
+                raise
             return dict.fromkeys((c.id for c in changes), Unknown.UNKNOWN)
         found: dict[int, Image | Unknown] = dict.fromkeys((c.id for c in changes), Unknown.UNKNOWN)
         if batch.kind is ChangeKind.MOVE:

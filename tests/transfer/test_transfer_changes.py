@@ -302,6 +302,24 @@ def test_the_lost_answer_to_a_copy_doubles_nothing(
     assert "refused" not in dict(room.told)
 
 
+def test_copies_stay_pending_until_their_ids_are_known(
+    room: Room, service: FakeService, became: dict[str, Became]
+) -> None:
+    service.add_image("a.jpg", b"a")
+    room.copy("/a.jpg", "/in")
+    service.before = fail("find", NetworkError("the connection broke"), times=2)
+    room.wait()
+    room.remove()
+    assert len(tree(service)) == 2
+    assert len(room.journal.changes) == 1
+    assert became == {}
+    room.restart()
+    room.pump()
+    assert tree(service) == {"/a.jpg": b"a", "/in/a.jpg": b"a"}
+    assert len(room.journal.changes) == 0
+    assert service.requests["copy"] == 3
+
+
 def test_a_copy_that_the_service_skips_without_a_word_is_refused(room: Room, service: FakeService) -> None:
     service.add_image("a.jpg", b"ours")
     service.add_image("b.jpg", b"ours as well")
