@@ -26,13 +26,12 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
-from cachetools import TTLCache
-
 from pictofs.api.errors import PictographError
 from pictofs.api.models import Dataset, Directory, Image
 from pictofs.cache.agreement import POSTPONEMENTS, Verdict, compare
 from pictofs.cache.datasets import Datasets
 from pictofs.cache.flights import Flights, aside
+from pictofs.cache.images import ImageRows
 from pictofs.cache.keeper import Keeper
 from pictofs.cache.known import ALL, NEVER, Fetch, Known, counters_of
 from pictofs.cache.listings import Listings, Saved
@@ -40,9 +39,6 @@ from pictofs.cache.provisional import is_provisional
 from pictofs.cache.tree import Tree, changed_names, differences
 
 log = logging.getLogger(__name__)
-
-IMAGE_CACHE_ENTRIES = 10_000
-"""How many answers of images.get are kept: what one file manager window may show, a few MB."""
 
 SHARED_COUNTERS_S = 1.0
 """One answer about all datasets serves every listing that is revalidated within this time, and within half of
@@ -91,6 +87,9 @@ class MetadataCache:
         on_others_changes: told the paths (dataset's name first, none with a leading slash) under which there
             is nothing any more, or something else, after a listing was fetched again. No lock is held.
         clock: monotonic seconds.
+
+    Attributes:
+        images: images.get, behind a cache of its own.
     """
 
     def __init__(
@@ -135,8 +134,7 @@ class MetadataCache:
         )
         self._known: dict[str, Known] = {}
         self._fetches: list[Fetch] = []
-        self._images: TTLCache[str, Image] = TTLCache(IMAGE_CACHE_ENTRIES, ttl_s, timer=clock)
-        self._amendments = 0  # so that an answer from before one is not kept
+        self.images = ImageRows(source.image, ttl_s=ttl_s, clock=clock)
 
     @property
     def ttl_s(self) -> float:
@@ -504,8 +502,8 @@ class MetadataCache:
         """Ask again at the next look: one dataset's listing, or everything. Without an answer, what is known
         stays."""
         self._datasets.refresh()
+        self.images.clear()
         with self._lock:
-            self._images.clear()
             for fetch in self._fetches:
                 if dataset_id in (None, fetch.dataset_id):
                     fetch.is_outdated = True
@@ -532,26 +530,22 @@ class MetadataCache:
     def adopt(self, image: Image) -> None:
         """Show an image that this mount registered or moved."""
         self.change(image.dataset_id, lambda tree: tree.add(image))
-        with self._lock:
-            self._images[image.id] = image
+        self.images.put(image)
 
     def forget(self, dataset_id: str, image_id: str) -> None:
         """Show an image no longer."""
         self.change(dataset_id, lambda tree: tree.discard(image_id))
-        with self._lock:
-            self._images.pop(image_id, None)
+        self.images.drop(image_id)
 
     def archived(self, dataset_id: str, image_id: str) -> None:
         """The service has archived an image for this mount."""
         self.change(dataset_id, lambda tree: tree.archive(image_id))
-        with self._lock:
-            self._images.pop(image_id, None)
+        self.images.drop(image_id)
 
     def restored(self, image: Image) -> None:
         """The service has restored an image for this mount."""
         self.change(image.dataset_id, lambda tree: tree.restore(image))
-        with self._lock:
-            self._images[image.id] = image
+        self.images.put(image)
 
     def correct_size(self, image: Image, size_bytes: int) -> None:
         """Put right what the listing said of an image's size, once its bytes were seen."""
@@ -566,11 +560,7 @@ class MetadataCache:
                 tree.add(how(known))
 
         self.change(image.dataset_id, amend_row)
-        with self._lock:
-            self._amendments += 1
-            cached = self._images.get(image.id)
-            if cached is not None:
-                self._images[image.id] = how(cached)
+        self.images.amend(image.id, how)
 
     # Rows of images: status, split, tags and label count (see cache/rows)
 
@@ -583,12 +573,6 @@ class MetadataCache:
             rows_at = known.rows_at.get(ALL if known.tree.is_whole else path, NEVER)
             return self._clock() - rows_at < self._ttl_s
 
-    def cached_image(self, image_id: str) -> Image | None:
-        """What images.get answered within the ttl; never asks."""
-        with self._lock:
-            cached: Image | None = self._images.get(image_id)
-            return cached
-
     def reload(self, dataset_id: str, path: str) -> None:
         """Fetch the listing with a folder's rows anew, unless they are fresh. Raises PictographError."""
         # The first flight may be somebody's revalidation, which fetches rows only when counters moved.
@@ -600,27 +584,3 @@ class MetadataCache:
                 self._flights.once((dataset_id, path), lambda: self._fetch_folder(dataset_id, path))
             else:
                 self._flights.once(dataset_id, lambda: self._fetch_listing(dataset_id))
-
-    def image(self, image_id: str, *, anew: bool = False) -> Image:
-        """`images.get` behind a TTL cache: the row with status, split, tags and label count.
-
-        Args:
-            anew: ask, whatever the cache has.
-
-        Raises:
-            PictographError: as the service answered; NotFoundError when there is no such image.
-        """
-        cached = self.cached_image(image_id)
-        if cached is not None and not anew:
-            return cached
-
-        def fetch() -> Image:
-            with self._lock:
-                before = self._amendments
-            image = self._source.image(image_id)
-            with self._lock:
-                if self._amendments == before:
-                    self._images[image_id] = image
-            return image
-
-        return self._flights.once(("image", image_id), fetch)

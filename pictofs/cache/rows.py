@@ -52,7 +52,7 @@ class CurrentRows:
         metadata, dataset_id, path = self._metadata, image.dataset_id, image.directory_path
         if metadata.has_fresh_rows(dataset_id, path):
             return image
-        cached = metadata.cached_image(image.id)
+        cached = metadata.images.cached(image.id)
         if cached is not None:
             return cached
         now = self._clock()
@@ -68,7 +68,7 @@ class CurrentRows:
                 metadata.reload(dataset_id, path)
                 with metadata.reading(dataset_id) as tree:
                     return tree.image(image.id) or image
-            return metadata.image(image.id)
+            return metadata.images.get(image.id)
         except (NetworkError, ServerError, RateLimitError) as error:
             log.warning("%s: its attributes are the last known ones: %s", image.filename, error)
             with self._lock:

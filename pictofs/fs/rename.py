@@ -193,7 +193,7 @@ class Renames:
         """The service has no route that renames an image: its bytes go up under the new name, and when they
         are there the old image is archived; for a working name, which stays here, at once. What people have
         made of the image would be lost on the way."""
-        image = self._metadata.image(source.image.id, anew=True)
+        image = self._metadata.images.get(source.image.id, anew=True)
         work = [("labels", image.annotation_count), ("tags", image.tags), ("a split", image.split)]
         lost = [name for name, there in work if there]
         if lost:

@@ -220,10 +220,10 @@ def test_images_on_their_way_out_stay_hidden(source: FakeSource) -> None:
 
 
 def test_images_get_is_cached_for_the_ttl(cache: MetadataCache, source: FakeSource, clock: Clock) -> None:
-    assert cache.image("i1") is cache.image("i1")
+    assert cache.images.get("i1") is cache.images.get("i1")
     assert source.asked == ["image i1"]
     clock.now += TTL_S + 1
-    cache.image("i1")
+    cache.images.get("i1")
     assert source.asked == ["image i1", "image i1"]
 
 

@@ -111,12 +111,12 @@ def test_out_of_reach_the_last_known_rows_are_served_and_nobody_asks_for_a_ttl(h
 
 def test_an_amended_row_agrees_in_listing_and_images_get(house: House) -> None:
     house.now = TTL_S + 1
-    image = house.metadata.image("i1")
+    image = house.metadata.images.get("i1")
     house.metadata.amend(image, lambda row: replace(row, split="val"))
     with house.metadata.reading("d1") as tree:
         listed = tree.image("i1")
     assert listed is not None
-    assert listed.split == house.metadata.image("i1").split == "val"
+    assert listed.split == house.metadata.images.get("i1").split == "val"
     assert house.service.asked == ["i1"]
 
 
@@ -128,11 +128,12 @@ def test_an_answer_from_before_an_amendment_is_not_kept(house: House) -> None:
         house.metadata.amend(image, lambda row: replace(row, split="val"))
         return image
 
-    real, house.service.image = house.service.image, change_meanwhile  # type: ignore[method-assign]
-    house.metadata.image("i1")
-    house.service.image = real  # type: ignore[method-assign]
+    rows = house.metadata.images
+    real, rows._ask = rows._ask, change_meanwhile
+    rows.get("i1")
+    rows._ask = real
     house.service.images["i1"] = replace(image, split="val")
-    assert house.metadata.image("i1").split == "val"
+    assert house.metadata.images.get("i1").split == "val"
 
 
 def test_amending_an_image_that_is_gone_does_not_bring_it_back(house: House) -> None:

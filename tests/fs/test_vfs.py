@@ -578,7 +578,7 @@ def test_what_people_have_made_of_an_image_is_never_lost_to_another_name(
     house: House, work: dict[str, Any]
 ) -> None:
     house.names()
-    house.metadata.image("i1")
+    house.metadata.images.get("i1")
     house.service.images = [replace(house.service.images[0], **work)]  # since the listing and images.get
     refused(errno.EPERM, house.vfs.rename, "/photos/old.jpg", "/photos/new.jpg", 0)
     assert house.names() == ["a", "old.jpg"]

@@ -108,7 +108,7 @@ def test_status_split_and_tags_are_set_and_seen_at_once(house: House) -> None:
     ]
     shown = [house.get(f"user.pictograph.{name}") for name in ("status", "split", "tags")]
     assert shown == [b"review", b"val", b"a,c"]
-    assert house.metadata.image("i1").status == "review"
+    assert house.metadata.images.get("i1").status == "review"
 
 
 def test_desktop_tags_are_the_tags(house: House) -> None:
