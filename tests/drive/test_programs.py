@@ -12,6 +12,7 @@ from pathlib import Path
 import mounts
 import pytest
 from drives import Drive, picture
+from sandbox_process import SandboxProcess
 
 pytestmark = pytest.mark.fuse
 
@@ -75,6 +76,27 @@ def test_rsync_twice_sends_nothing_the_second_time_also_after_a_remount(
     drive.mount()
     assert ">f" not in shell(rsync, "-a", "--itemize-changes", f"{source}/", drive.mnt / "photos" / "new/")
     assert_arrived(drive, source)
+
+
+def test_looking_again_costs_next_to_nothing(
+    tmp_path: Path, sandbox: SandboxProcess, program: Callable[[str], str]
+) -> None:
+    rsync = program("rsync")
+    sandbox.populate(dataset="many", folders=4, images=1000)
+    with Drive(tmp_path, sandbox, "--metadata-ttl", "1h") as drive:
+        many, copy = drive.mnt / "many", tmp_path / "copy"
+        shell(rsync, "-a", f"{many}/", copy)
+        (tmp_path / "mark").touch()
+        sandbox.reset_stats()
+        assert ">f" not in shell(rsync, "-a", "--itemize-changes", f"{copy}/", many)
+        assert sandbox.requests() <= 3
+        sandbox.reset_stats()
+        assert shell("du", "-sb", many).split()[0] == str(
+            sum(path.stat().st_size for path in copy.rglob("*.jpg"))
+        )
+        assert shell("find", many, "-newer", tmp_path / "mark", "-name", "*.jpg") == ""
+        assert shell("ls", "-R", many).count(".jpg") == 1000
+        assert sandbox.requests() == 0
 
 
 def test_tar_x(drive: Drive, source: Path, tmp_path: Path) -> None:
