@@ -210,7 +210,7 @@ def test_put_has_a_deadline(stub: StubServer, client: Client, photo: Path) -> No
     hold = threading.Event()
     stub.default = lambda _seen: Answer(200, hold=hold)
     with pytest.raises(RequestTimeoutError):
-        client.images.put_file(f"{stub.url}/put", photo, "image/jpeg", timeout_s=0.1)
+        client.images.put_file(f"{stub.url}/put", photo, "image/jpeg", timeout_s=0.5)
     hold.set()
     # The attempts after the first met the deadline before they had sent anything.
     assert len(stub.seen) == 1
