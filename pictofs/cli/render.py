@@ -5,7 +5,7 @@ Both forms come from the same facts. The plain text is stable: scripts and tests
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
@@ -17,7 +17,6 @@ from pictofs.api.budget import REFRESH_SHARE
 from pictofs.cli.terminal import printable
 from pictofs.mount.status import NOTHING, Budget, StatusReport, Tally, Uploads
 from pictofs.mount.uploads import UploadRow
-from pictofs.settings import Row
 from pictofs.units import show_count, show_duration, show_size
 
 _LABEL_WIDTH = 12
@@ -72,11 +71,6 @@ def uploads_text(rows: Sequence[UploadRow], total: int) -> str:
     if total > len(rows):
         lines.append(f"… and {total - len(rows):,} more")
     return "\n".join(lines)
-
-
-def settings_text(rows: Iterable[Row]) -> str:
-    """`name  value  source`, one line each."""
-    return columns([(row.name, printable(row.text), row.source) for row in rows])
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

@@ -108,13 +108,8 @@ class LocalFile:
         with self.lock:  # so that the descriptor is not closed or exchanged meanwhile
             return os.fstat(self.spool_file.fd) if self._last_status is None else self._last_status
 
-    def read(self, size: int, offset: int) -> bytes:
-        """Up to `size` bytes from `offset`."""
-        with self.lock:
-            return self.spool_file.pread(size, offset)
-
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """As `read`, into a buffer; how many bytes."""
+        """Fill a buffer from `offset`; how many bytes, fewer only at the end."""
         with self.lock:
             return os.preadv(self.spool_file.fd, [buffer], offset)
 

@@ -1,7 +1,8 @@
 """mv: what a rename means for files on their way, for images, for folders and for datasets.
 
 Files that are not on the service yet follow the journal; a working name that gets its final name is judged
-and goes up. What the service has no route for is refused: labels are never lost on the way.
+and goes up. Images move as queued changes. One that is to get another name, for which the service has no
+route, goes up again under it; unless people have made something of it, which would be lost on the way.
 
 Lock order: that of `fs/vfs`.
 """
@@ -68,8 +69,9 @@ class Renames:
         """Rename `old` to `new`.
 
         Raises:
-            OSError: EINVAL for flags or names that cannot be, EEXIST onto an uploaded image, EPERM where the
-                service has no route, EBUSY while files of a folder are on their way, ENOTEMPTY.
+            OSError: EINVAL for flags or names that cannot be, EEXIST onto an uploaded image, EPERM for
+                another name of one that has labels, tags or a split, EBUSY while changes in a folder take too
+                long, ENOTEMPTY.
         """
         try:
             self._rename(old, new, flags)

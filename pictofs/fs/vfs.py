@@ -207,21 +207,10 @@ class Vfs:
         file = LocalFile(key, self._spool, self._spool.create())
         return self._add(Handle(path, file=self._register(file, is_new=True), writable=True))
 
-    def read(self, handle: int, size: int, offset: int) -> bytes:
-        """Up to `size` bytes; fewer only at the end of the file."""
-        opened = self._handle(handle)
-        if opened.reader is not None:
-            return opened.reader.read(size, offset)
-        assert opened.file is not None  # A handle has a reader or a file.
-        with self._copies.reader(opened.file) as reader:
-            if reader is not None:
-                return reader.read(size, offset)
-        return opened.file.read(size, offset)
-
     def read_into(
         self, handle: int, buffer: memoryview, offset: int, is_interrupted: Callable[[], bool]
     ) -> int:
-        """As `read`, into a buffer and so without a copy; how many bytes. EINTR when told to give up."""
+        """Fill a buffer; how many bytes, fewer only at the end of the file. EINTR when told to give up."""
         opened = self._handle(handle)
         if opened.reader is not None:
             return opened.reader.read_into(buffer, offset, is_interrupted)

@@ -32,7 +32,6 @@ from pictofs.transfer.ledger import Transaction
 from pictofs.transfer.lock import StateLock
 from pictofs.transfer.pacing import SYSTEM_CLOCK, Clock
 from pictofs.transfer.records import (
-    Change,
     ChangeKind,
     Fate,
     Key,
@@ -399,16 +398,6 @@ class Journal:
         """Keep one for good. Not fsynced, like `set_mtime`."""
         with self._core.ledger.transaction(durable=False) as transaction:
             transaction.set_mtime(image_id, mtime_ns)
-
-    def add_restore(self, image_id: str, dataset_id: str, folder: str, filename: str, path: str) -> None:
-        """Remember to bring an image back from the archive.
-
-        Args:
-            folder, filename: its place, in the service's form; nothing is uploaded there before it is back.
-            path: what people call it.
-        """
-        change = Change(0, ChangeKind.RESTORE, dataset_id, folder, filename, path, image_id)
-        self.changes.add([change])
 
     def hidden(self) -> frozenset[str]:
         """Ids of the images that are about to leave their dataset: not to be shown there."""

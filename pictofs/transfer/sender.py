@@ -366,11 +366,6 @@ class Sender:
         with self._lock:
             return self._busy
 
-    def has_jobs(self) -> bool:
-        """Whether a file waits to be put or is on the line."""
-        with self._lock:
-            return bool(self._jobs or self._later or self._busy)
-
     def rate_bytes_per_s(self) -> float | None:
         """Of late, None when nothing was sent."""
         with self._lock:

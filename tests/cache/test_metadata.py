@@ -459,13 +459,18 @@ def remembered(source: FakeSource, clock: Clock, folder: Path, **options: Any) -
     return MetadataCache(source, ttl_s=TTL_S, listings=Listings(folder), clock=clock, **options)
 
 
-def test_the_next_mount_answers_at_once_and_asks_behind(
-    source: FakeSource, clock: Clock, tmp_path: Path
-) -> None:
-    first = remembered(source, clock, tmp_path)
+def look_once(source: FakeSource, clock: Clock, folder: Path) -> None:
+    """A mount that looked at everything and ended in order."""
+    first = remembered(source, clock, folder)
     first.datasets()
     names(first)
     first.close()
+
+
+def test_the_next_mount_answers_at_once_and_asks_behind(
+    source: FakeSource, clock: Clock, tmp_path: Path
+) -> None:
+    look_once(source, clock, tmp_path)
     source.asked.clear()
     source.images["i2"] = Image("i2", "two.jpg", "d1", "/", 20)
     source.gate = threading.Event()
@@ -479,10 +484,7 @@ def test_the_next_mount_answers_at_once_and_asks_behind(
 def test_when_nothing_moved_the_next_mount_asks_for_the_counters_only(
     source: FakeSource, clock: Clock, tmp_path: Path
 ) -> None:
-    first = remembered(source, clock, tmp_path)
-    first.datasets()
-    names(first)
-    first.close()
+    look_once(source, clock, tmp_path)
     source.asked.clear()
     second = remembered(source, clock, tmp_path)
     second.datasets()
@@ -492,10 +494,7 @@ def test_when_nothing_moved_the_next_mount_asks_for_the_counters_only(
 
 
 def test_the_next_mount_works_without_a_connection(source: FakeSource, clock: Clock, tmp_path: Path) -> None:
-    first = remembered(source, clock, tmp_path)
-    first.datasets()
-    names(first)
-    first.close()
+    look_once(source, clock, tmp_path)
     source.error = NetworkError("gone")
     second = remembered(source, clock, tmp_path)
     assert set(second.datasets()) == {"animals", "other"}
@@ -537,10 +536,7 @@ def test_what_has_no_id_on_the_service_is_not_in_it(source: FakeSource, clock: C
 def test_after_a_crash_what_was_changed_here_is_asked_for_before_it_is_shown(
     source: FakeSource, clock: Clock, tmp_path: Path
 ) -> None:
-    first = remembered(source, clock, tmp_path)
-    first.datasets()
-    names(first)
-    first.close()
+    look_once(source, clock, tmp_path)
     crashed = remembered(source, clock, tmp_path)
     names(crashed)
     eventually(lambda: True)

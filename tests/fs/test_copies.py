@@ -73,13 +73,13 @@ def shown_id(house: House, path: str = COPY) -> str:
 def test_a_copy_is_shown_read_and_timed_like_any_file(house: House) -> None:
     read, written = open_both(house)
     assert house.vfs.copy_range(read, 0, written, 0, WHOLE) == 5
-    assert house.vfs.read(written, 100, 1) == b"ld 1"
+    assert house.read(written, 100, 1) == b"ld 1"
     house.vfs.utimens(None, None, 77, written)
     opened = house.vfs.getattr(None, written)
     assert (opened.size, opened.mtime_ns) == (5, 77)
     assert house.vfs.getattr(COPY) == opened
     house.vfs.flush(written)
-    assert house.vfs.read(written, 100, 1) == b"ld 1"
+    assert house.read(written, 100, 1) == b"ld 1"
     (change,) = house.journal.changes.all()
     assert is_provisional(shown_id(house))
     assert house.get(COPY) == b"old 1"
@@ -121,7 +121,7 @@ def test_a_copy_of_a_copy_under_way_is_read_and_written(house: House) -> None:
     house.vfs.mkdir("/photos/b")
     read, written = open_both(house, COPY, "/photos/b/old.jpg")
     assert house.vfs.copy_range(read, 0, written, 0, WHOLE) is None
-    assert house.vfs.read(read, 100, 0) == b"old 1"
+    assert house.read(read, 100, 0) == b"old 1"
 
 
 def test_a_source_that_was_removed_before_the_close_is_uploaded(house: House) -> None:

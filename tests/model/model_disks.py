@@ -152,8 +152,9 @@ class VfsDisk:
         return opened
 
     def read(self, handle: int) -> bytes:
-        data: bytes = self._call(self._vfs.read, handle, READ_BYTES, 0)
-        return data
+        buffer = bytearray(READ_BYTES)
+        count: int = self._call(self._vfs.read_into, handle, memoryview(buffer), 0, lambda: False)
+        return bytes(buffer[:count])
 
     def write(self, handle: int, data: bytes, offset: int) -> None:
         if data:  # The kernel does not send an empty write.

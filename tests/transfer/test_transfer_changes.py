@@ -530,7 +530,7 @@ def test_restored(room: Room, service: FakeService) -> None:
     image_id = service.add_image("x.jpg", b"x")
     room.archive(image_id, "/x.jpg")
     room.pump()
-    room.journal.add_restore(image_id, DATASET, "/", "x.jpg", "/DS/x.jpg")
+    room.journal.changes.add([Change(0, ChangeKind.RESTORE, DATASET, "/", "x.jpg", "/DS/x.jpg", image_id)])
     room.pump()
     assert tree(service) == {"/x.jpg": b"x"}
     assert room.told[-1] == ("restore", image_id)
