@@ -1,6 +1,7 @@
 """Finding FUSE: a Python binding, together with a libfuse that it can speak to. Their only importer.
 
-Owns the choice and what to say when there is none; what is done with a binding is in `fs/fuse`.
+Owns the choice, what to say when there is none, and how a binding is made to run our callbacks: of a binding
+we use the structures, the options and the main loop. What the callbacks do is in `fs/fuse`.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["Binding", "FuseUnavailableError", "Library", "load"]
+__all__ = ["Binding", "FuseUnavailableError", "Library", "load", "run", "view_of_buffer"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,3 +89,69 @@ def _libfuse_version(name: str) -> tuple[int, int] | None:
         return None
     major, minor = divmod(number, 10 if number < 100 else 100)
     return (major, minor) if major in (2, 3) else None
+
+
+# --- what a binding runs ----------------------------------------------------------------------
+
+Call = Callable[[str, tuple[Any, ...]], int]
+"""Serves a callback, by its name in libfuse's struct, with its arguments: 0, a count, or an errno negated."""
+
+_gil_ensure = ctypes.PYFUNCTYPE(ctypes.c_int)(("PyGILState_Ensure", ctypes.pythonapi))
+_view_of_memory = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
+    ("PyMemoryView_FromMemory", ctypes.pythonapi)
+)
+_PYBUF_READ, _PYBUF_WRITE = 0x100, 0x200  # from CPython's headers
+_this_thread = threading.local()
+
+
+def run(library: Library, operations: object, call: Call, mountpoint: str, arguments: dict[str, Any]) -> None:
+    """Mount, and serve until libfuse's loop ends.
+
+    Args:
+        operations: which callbacks there are: its methods. They are not called, `call` is.
+        arguments: of the binding's `FUSE`; what it does not know goes to libfuse as `-o`.
+
+    Raises:
+        RuntimeError: libfuse's status, if it is not 0.
+    """
+    _drive_class(library)(operations, call, _MountPoint(mountpoint), **arguments)
+
+
+def view_of_buffer(address: int, size: int, *, writable: bool = False) -> memoryview:
+    """A buffer of libfuse's, of `size` bytes: valid during the callback that was given it."""
+    view: memoryview = _view_of_memory(address, size, _PYBUF_WRITE if writable else _PYBUF_READ)
+    return view
+
+
+class _MountPoint(str):
+    """A path that becomes the bytes it was decoded from; fusepy would fail on those that are no UTF-8."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> bytes:  # noqa: ARG002
+        return os.fsencode(str(self))
+
+
+def _drive_class(library: Library) -> Any:
+    class Drive(library.module.FUSE):  # type: ignore[misc, name-defined]
+        def __init__(self, operations: object, call: Call, mountpoint: str, **arguments: Any) -> None:
+            self._call = call
+            # Bindings call their method `rename`, `rename_fuse_2` or `rename_fuse_3`.
+            self._names = {
+                alias: name
+                for name, *_ in library.module.fuse_operations._fields_
+                for alias in (name, f"{name}_fuse_2", f"{name}_fuse_3")
+            }
+            super().__init__(operations, mountpoint, **arguments)
+
+        def copy_file_range(self) -> None:
+            """Only named by mfusepy, which has the callback in its struct and no method for it."""
+
+        def _wrapper(self, func: Any, *args: Any) -> int:
+            """Every callback of both bindings passes here."""
+            if not hasattr(_this_thread, "pinned"):
+                # Otherwise one of libfuse's threads loses its Python state after each call: what is in
+                # threading.local, and two thirds of the speed with parallel clients.
+                _this_thread.pinned = True
+                _gil_ensure()
+            return self._call(self._names[func.__name__], args)
+
+    return Drive

@@ -1,9 +1,9 @@
 # ruff: noqa: ARG002 - callbacks have libfuse's arguments, whether they need them or not
 """The FUSE adapter: it translates calls, and decides nothing. Nobody else knows what a binding looks like.
 
-One subclass of the binding's `FUSE` serves fusepy on libfuse 2 and mfusepy on libfuse 2 and 3. Of a binding
-it uses the structures, the options and the main loop. The bindings' own translation of each call, where their
-bugs are, is passed by: libfuse's raw arguments go to the method of `_Calls` that has the callback's name.
+It serves fusepy on libfuse 2 and mfusepy on libfuse 2 and 3. Their own translation of each call, where their
+bugs are, is passed by (`fs/binding`): libfuse's raw arguments go to the method of `_Calls` that has the
+callback's name.
 
 Deleted means deleted (`hard_remove`): a remove, or a rename over an open file, arrives as such, and the
 handles go on working, because calls on a handle carry no path (`nullpath_ok`). libfuse's default, a rename of
@@ -35,7 +35,7 @@ from typing import Any
 from cachetools import LRUCache
 
 from pictofs.fs.attributes import Listing
-from pictofs.fs.binding import Binding, FuseUnavailableError, Library, load
+from pictofs.fs.binding import Binding, FuseUnavailableError, Library, load, run, view_of_buffer
 from pictofs.fs.complaints import Complaints
 from pictofs.fs.kernel import KernelCache, Pages
 from pictofs.fs.opened import Opened
@@ -133,7 +133,7 @@ def mount(
     calls = _Calls(vfs, library, mountpoint, options, on_ready, kernel or KernelCache())
     try:
         with _signals_left_to_libfuse():
-            _drive_class(library)(calls, _MountPoint(mountpoint), **_mount_arguments(library, options))
+            run(library, calls, calls._call, mountpoint, _mount_arguments(library, options))
     except RuntimeError as exc:
         status = exc.args[0] if exc.args else None
         if calls._phase is _Phase.MOUNTING:
@@ -146,13 +146,6 @@ def mount(
     calls._phase = _Phase.ENDED
     if calls._failure is not None:
         raise calls._failure
-
-
-class _MountPoint(str):
-    """A path that becomes the bytes it was decoded from; fusepy would fail on those that are no UTF-8."""
-
-    def encode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> bytes:
-        return os.fsencode(str(self))
 
 
 def _mount_arguments(library: Library, options: MountOptions) -> dict[str, Any]:
@@ -199,48 +192,6 @@ def _signals_left_to_libfuse() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-_gil_ensure = ctypes.PYFUNCTYPE(ctypes.c_int)(("PyGILState_Ensure", ctypes.pythonapi))
-_view_of_memory = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int)(
-    ("PyMemoryView_FromMemory", ctypes.pythonapi)
-)
-_PYBUF_READ, _PYBUF_WRITE = 0x100, 0x200  # from CPython's headers
-_this_thread = threading.local()
-
-
-def _drive_class(library: Library) -> Any:
-    class Drive(library.module.FUSE):  # type: ignore[misc, name-defined]
-        def __init__(self, calls: _Calls, mountpoint: str, **arguments: Any) -> None:
-            self._calls = calls
-            # Bindings call their method `rename`, `rename_fuse_2` or `rename_fuse_3`.
-            self._names = {
-                alias: name
-                for name, *_ in library.module.fuse_operations._fields_
-                for alias in (name, f"{name}_fuse_2", f"{name}_fuse_3")
-            }
-            super().__init__(calls, mountpoint, **arguments)
-
-        def copy_file_range(self) -> None:
-            """Only named by mfusepy, which has the callback in its struct and no method for it."""
-
-        def _wrapper(self, func: Any, *args: Any) -> int:
-            """Every callback of both bindings passes here. Returns 0, a count, or an errno negated."""
-            if not hasattr(_this_thread, "pinned"):
-                # Otherwise one of libfuse's threads loses its Python state after each call: what is in
-                # threading.local, and two thirds of the speed with parallel clients.
-                _this_thread.pinned = True
-                _gil_ensure()
-            calls, name = self._calls, self._names[func.__name__]
-            try:
-                return getattr(calls, name)(*args) or 0
-            except BaseException as exc:  # noqa: BLE001 - what escapes here would end the mount
-                return -calls._failed(name, args, exc)
-            finally:
-                if name in _CHANGING:
-                    calls._opened.note_change(calls._paths(args))
-
-    return Drive
 
 
 # The callbacks after which attributes in an older listing are no longer true.
@@ -366,6 +317,16 @@ class _Calls:
             if self._phase is _Phase.SERVING:  # else somebody unmounted before it answered, and that is all
                 self._failure = exc
                 os.kill(os.getpid(), signal.SIGTERM)  # libfuse's handler unmounts
+
+    def _call(self, name: str, args: tuple[Any, ...]) -> int:
+        """Every callback passes here. Returns 0, a count, or an errno negated."""
+        try:
+            return getattr(self, name)(*args) or 0
+        except BaseException as exc:  # noqa: BLE001 - what escapes here would end the mount
+            return -self._failed(name, args, exc)
+        finally:
+            if name in _CHANGING:
+                self._opened.note_change(self._paths(args))
 
     def _failed(self, operation: str, args: tuple[Any, ...], exc: BaseException) -> int:
         """The errno for what a callback raised, once the log has heard of it."""
@@ -537,7 +498,7 @@ class _Calls:
             fip.contents.noflush = 1
 
     def read(self, path: bytes | None, buf: Any, size: int, offset: int, fip: Any) -> int:
-        with _view_of_memory(buf, size, _PYBUF_WRITE) as view:
+        with view_of_buffer(buf, size, writable=True) as view:
             return self._vfs.read_into(fip.contents.fh, view, offset, self._is_interrupted)
 
     def _is_interrupted(self) -> bool:
@@ -545,7 +506,7 @@ class _Calls:
         return bool(self._library.module._libfuse.fuse_interrupted())
 
     def write(self, path: bytes | None, buf: Any, size: int, offset: int, fip: Any) -> int:
-        with _view_of_memory(buf, size, _PYBUF_READ) as view:
+        with view_of_buffer(buf, size) as view:
             written: int = self._vfs.write(fip.contents.fh, view, offset)
         return written
 
