@@ -11,6 +11,9 @@ the target to `.fuse_hidden…`, would take it away before the vfs could refuse 
 removed file fails (ENOENT, on libfuse 3 ESTALE) once `attr_timeout_s` has passed, since the kernel asks it by
 the path.
 
+On a read-only mount there are no open files at all: the kernel does without (`fs/unopened`), and each call
+carries a path.
+
 Threads: libfuse calls from up to `max_threads` threads of its own. `_Calls._lock` guards the
 prepared listings; nothing is called while it is held.
 """
@@ -28,7 +31,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +44,7 @@ from pictofs.fs.kernel import KernelCache, Pages
 from pictofs.fs.opened import Opened
 from pictofs.fs.packing import PreparedListing, StatPacker
 from pictofs.fs.protocol import VfsProtocol
+from pictofs.fs.unopened import Unopened
 
 __all__ = ["Binding", "FuseUnavailableError", "MountFailedError", "MountOptions", "mount"]
 
@@ -240,9 +244,6 @@ class _Calls:
     """
 
     use_ns = True  # keeps the bindings from warning about float times
-    # libfuse 2 reads these from the struct; libfuse 3 has them in its configuration, see init.
-    flag_nullpath_ok = 1
-    flag_nopath = 1
     flag_utime_omit_ok = 1
 
     def __init__(
@@ -275,6 +276,9 @@ class _Calls:
         self._pages = Pages()
         self._kernel = kernel
         self._complaints = Complaints()
+        self._unopened = Unopened(vfs) if options.ro else None
+        # libfuse 2 reads these from the struct; libfuse 3 has them in its configuration, see init.
+        self.flag_nullpath_ok = self.flag_nopath = int(self._unopened is None)
 
     # Lifecycle
 
@@ -294,7 +298,7 @@ class _Calls:
     def _configure(self, connection: Any, config: Any) -> None:
         config.use_ino = 1
         config.hard_remove = 1
-        config.nullpath_ok = 1
+        config.nullpath_ok = self.flag_nullpath_ok
         connection.max_background = self._options.max_background
         # Every part of a listing with attributes, not only the first: a name without costs a look-up.
         connection.want &= ~_FUSE_CAP_READDIRPLUS_AUTO
@@ -344,7 +348,8 @@ class _Calls:
     # Attributes
 
     def getattr(self, path: bytes | None, buf: Any, fip: Any = None) -> None:
-        packed = self._packer.pack(self._vfs.getattr(_optional_text(path), _handle(fip)))
+        handle = None if self._unopened is not None else _handle(fip)
+        packed = self._packer.pack(self._vfs.getattr(_optional_text(path), handle))
         ctypes.memmove(buf, packed, len(packed))
 
     fgetattr = getattr  # libfuse 2's, with a handle
@@ -469,7 +474,9 @@ class _Calls:
 
     # Open files
 
-    def open(self, path: bytes, fip: Any) -> None:
+    def open(self, path: bytes, fip: Any) -> int:
+        if self._unopened is not None:
+            return -errno.ENOSYS  # The kernel asks once, and opens and closes by itself from then on.
         flags = fip.contents.flags
         try:
             handle = fip.contents.fh = self._vfs.open(_text(path), flags)
@@ -478,6 +485,7 @@ class _Calls:
             # creates the file if it was asked to, where ENOENT would make `cp` fail.
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), gone.filename) from gone
         self._note_open(handle, path, fip, writes=flags & os.O_ACCMODE != os.O_RDONLY)
+        return 0
 
     def create(self, path: bytes, mode: int, fip: Any) -> None:
         handle = fip.contents.fh = self._vfs.create(_text(path), mode, fip.contents.flags)
@@ -498,8 +506,18 @@ class _Calls:
             fip.contents.noflush = 1
 
     def read(self, path: bytes | None, buf: Any, size: int, offset: int, fip: Any) -> int:
-        with view_of_buffer(buf, size, writable=True) as view:
-            return self._vfs.read_into(fip.contents.fh, view, offset, self._is_interrupted)
+        handle_to_read = self._handle_to_read(path, offset, size, fip)
+        with view_of_buffer(buf, size, writable=True) as view, handle_to_read as handle:
+            return self._vfs.read_into(handle, view, offset, self._is_interrupted)
+
+    def _handle_to_read(
+        self, path: bytes | None, offset: int, size: int, fip: Any
+    ) -> AbstractContextManager[int]:
+        if self._unopened is None:
+            return contextlib.nullcontext(fip.contents.fh)
+        if path is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return self._unopened.handle(_text(path), offset, size)
 
     def _is_interrupted(self) -> bool:
         """Whether the program that waits for this call was interrupted. To be asked in the call's thread."""
@@ -532,11 +550,15 @@ class _Calls:
 
     ftruncate = truncate  # libfuse 2's, with a handle
 
-    def flush(self, path: bytes | None, fip: Any) -> None:
+    def flush(self, path: bytes | None, fip: Any) -> int:
+        if self._unopened is not None:
+            return -errno.ENOSYS  # as in open
         self._vfs.flush(fip.contents.fh)
+        return 0
 
     def fsync(self, path: bytes | None, datasync: int, fip: Any) -> None:
-        self._vfs.fsync(fip.contents.fh)
+        if self._unopened is None:
+            self._vfs.fsync(fip.contents.fh)
 
     def release(self, path: bytes | None, fip: Any) -> None:
         handle = fip.contents.fh

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import mounts
@@ -31,3 +33,24 @@ def test_a_name_that_another_client_freed_can_be_used_at_once(
         assert drive.download("photos", "/x.jpg") == picture(2)
         with pytest.raises(FileNotFoundError):
             (drive.mnt / "photos" / "y.jpg").read_bytes()
+
+
+def test_an_image_that_is_replaced_while_a_read_only_drive_reads_it(
+    tmp_path: Path, sandbox: SandboxProcess
+) -> None:
+    """Opened without the daemon's knowledge: it is never a mixture of the two."""
+    old, new = (picture(number) + bytes(1_000_000 + number) for number in range(2))
+    with Drive(tmp_path, sandbox, "--ro") as drive, drive.sdk() as sdk:
+        (tmp_path / "x.jpg").write_bytes(old)
+        sdk.images.upload("photos", tmp_path / "x.jpg")
+        path = drive.mnt / "photos" / "x.jpg"
+        with path.open("rb", buffering=0) as file:
+            assert file.read(4096) == old[:4096]
+            sdk.images.delete("photos", "x.jpg")
+            (tmp_path / "x.jpg").write_bytes(new)
+            sdk.images.upload("photos", tmp_path / "x.jpg")
+            drive.run("refresh", str(drive.mnt), check=True)
+            mounts.wait_until(lambda: path.stat().st_size == len(new), "the new image is listed")
+            with pytest.raises(OSError, match=rf"\[Errno {errno.ESTALE}\]"):
+                os.pread(file.fileno(), 10, 900_000)
+        assert path.read_bytes() == new

@@ -22,6 +22,9 @@ pytestmark = pytest.mark.fuse
 
 MB = 1 << 20
 
+BOTH_WAYS = pytest.mark.parametrize("way", ["--no-ro", "--ro"])
+"""With `--ro` the daemon does not hear of opens and closes."""
+
 IMAGE_FOLDER_WALK = """
 import sys
 from multiprocessing import Pool
@@ -152,12 +155,13 @@ def test_what_was_copied_in_is_not_fetched(tmp_path: Path, sandbox: SandboxProce
         assert transfers(sandbox) == 0
 
 
-def test_the_cache_keeps_its_bound(tmp_path: Path, sandbox: SandboxProcess) -> None:
-    contents = fill(sandbox, "bound", [300_000] * 30)
-    with Drive(tmp_path, sandbox, "--cache-size", "2MB") as drive:
+@BOTH_WAYS
+def test_the_cache_keeps_its_bound(tmp_path: Path, sandbox: SandboxProcess, way: str) -> None:
+    contents = fill(sandbox, f"bound{way}", [300_000] * 30)
+    with Drive(tmp_path, sandbox, way, "--cache-size", "2MB") as drive:
         for _ in range(2):
             for name, data in contents.items():
-                assert (drive.mnt / "bound" / name).read_bytes() == data
+                assert (drive.mnt / f"bound{way}" / name).read_bytes() == data
         mounts.wait_until(lambda: kept(drive)["bytes"] <= 2_000_000, "the cache is within its bound")
         assert kept(drive)["files"] > 0
 
@@ -167,12 +171,13 @@ def kept(drive: Drive) -> dict[str, int]:
     return {name: cache[name] for name in ("files", "bytes")}
 
 
-def test_random_readers_among_faults(tmp_path: Path, sandbox: SandboxProcess) -> None:
+@BOTH_WAYS
+def test_random_readers_among_faults(tmp_path: Path, sandbox: SandboxProcess, way: str) -> None:
     """Each read gives the original bytes or fails, and in the end all of them can be read."""
-    contents = fill(sandbox, "trouble", [1, 70_000, 300_000, 3 * MB, 6 * MB])
+    contents = fill(sandbox, f"trouble{way}", [1, 70_000, 300_000, 3 * MB, 6 * MB])
     dice = random.Random(4)
-    with Drive(tmp_path, sandbox, "--cache-size", "4MB", "--request-timeout", "5s") as drive:
-        folder = drive.mnt / "trouble"
+    with Drive(tmp_path, sandbox, way, "--cache-size", "4MB", "--request-timeout", "5s") as drive:
+        folder = drive.mnt / f"trouble{way}"
 
         def read(seed: int) -> int:
             own = random.Random(seed)
@@ -209,12 +214,13 @@ def test_random_readers_among_faults(tmp_path: Path, sandbox: SandboxProcess) ->
             assert (folder / name).read_bytes() == data
 
 
+@BOTH_WAYS
 def test_a_reader_that_waits_for_the_server_can_be_interrupted(
-    tmp_path: Path, sandbox: SandboxProcess
+    tmp_path: Path, sandbox: SandboxProcess, way: str
 ) -> None:
-    contents = fill(sandbox, "stuck", [MB, MB])
-    with Drive(tmp_path, sandbox) as drive:
-        path = drive.mnt / "stuck" / "0000.jpg"
+    contents = fill(sandbox, f"stuck{way}", [MB, MB])
+    with Drive(tmp_path, sandbox, way) as drive:
+        path = drive.mnt / f"stuck{way}" / "0000.jpg"
         path.stat()
         sandbox.faults(next=[{"match": "*", "action": "stall", "count": 1000}])
         reader = subprocess.Popen(["cat", path], stdout=subprocess.DEVNULL)
