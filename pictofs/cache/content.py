@@ -70,7 +70,7 @@ class CachedImage:
         total_bytes: the image's size.
     """
 
-    def __init__(self, cache: ContentCache, name: str, fd: int, total_bytes: int) -> None:
+    def __init__(self, cache: ContentCache, name: str, fd: int, total_bytes: int, disk_bytes: int) -> None:
         self.fd = fd
         self.total_bytes = total_bytes
         self.name = name
@@ -79,7 +79,8 @@ class CachedImage:
         self._present = Ranges()
         self._stored: set[int] = set()  # chunks whose slots are filled
         self._unchecked: dict[int, int] = {}  # chunk → checksum that its bytes must have
-        self._disk_bytes = _disk_bytes(os.fstat(fd))
+        self._disk_bytes = disk_bytes
+        self._is_counted = True  # nothing was written since `_disk_bytes`
 
     def is_empty(self) -> bool:
         """Whether nothing is here yet."""
@@ -113,6 +114,7 @@ class CachedImage:
             written = os.pwrite(self.fd, view, position)
             view, position = view[written:], position + written
         with self._lock:
+            self._is_counted = False
             self._present.add(offset, end)
             complete = [
                 chunk
@@ -129,7 +131,7 @@ class CachedImage:
     def close(self) -> None:
         """Let go of the file. What is here stays in the cache."""
         self._account()
-        self._cache._closed(self, is_sound=not self._unchecked)
+        self._cache._closed(self)
         os.close(self.fd)
 
     # Inside
@@ -140,7 +142,6 @@ class CachedImage:
 
     def _load(self, *, is_checked: bool) -> None:
         """Find out from the slots what is here."""
-        os.posix_fadvise(self.fd, 0, min(self.total_bytes, _AHEAD_BYTES), os.POSIX_FADV_WILLNEED)
         slots = os.pread(self.fd, _SLOT.size * _chunks(self.total_bytes), self.total_bytes)
         for chunk, (checksum, state) in enumerate(_SLOT.iter_unpack(slots)):
             if state == _FULL:
@@ -174,6 +175,9 @@ class CachedImage:
 
     def _account(self) -> None:
         with self._lock:
+            if self._is_counted:
+                return
+            self._is_counted = True
             before, self._disk_bytes = self._disk_bytes, _disk_bytes(os.fstat(self.fd))
             self._cache._grew(self._disk_bytes - before)
 
@@ -194,7 +198,9 @@ class ContentCache:
         self._lock = threading.Lock()
         self._used_bytes = 0
         self._open: Counter[str] = Counter()  # file name → how often it is open
-        self._sound: set[int] = set()  # hashes of the names of files that this process has looked through
+        # Files that this process has looked through: hash of the name → whether all of the image is there.
+        self._sound: dict[int, bool] = {}
+        self._ambiguous: set[str] = set()  # names that are open, perhaps as two files: one was unlinked
         self._victims: deque[tuple[int, str]] = deque()  # access time in ns, name: the oldest first
         self._evicting = threading.Lock()
         self._make_folder()
@@ -232,12 +238,15 @@ class ContentCache:
             self._open[name] += 1  # so that it is not evicted while it is being opened
         image = None
         try:
-            image = self._load(name) or self._load(name + _ADOPTED) or self._make(name, size_bytes)
+            image = (
+                self._load(name, size_bytes)
+                or self._load(name + _ADOPTED, size_bytes)
+                or self._make(name, size_bytes)
+            )
         finally:
             if image is None:
                 with self._lock:
                     self._let_go(name)
-        image.name = name
         return image
 
     def adopt(self, image_id: str, file: Path) -> None:
@@ -309,7 +318,7 @@ class ContentCache:
 
     # Inside
 
-    def _load(self, name: str) -> CachedImage | None:
+    def _load(self, name: str, size_bytes: int) -> CachedImage | None:
         path = self.folder / name
         access = os.O_RDONLY if name.endswith(_ADOPTED) else os.O_RDWR  # the former may still be in the spool
         try:
@@ -321,14 +330,8 @@ class ContentCache:
             # The order of use is kept as the access time: the modification time of what was adopted may be
             # looked at by whoever still has the spool's file open.
             os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
-            if name.endswith(_ADOPTED):
-                image = CachedImage(self, name, fd, status.st_size)
-                image._load_whole()
-                return image
-            total_bytes = _total_bytes(fd, status.st_size)
-            if total_bytes is not None:
-                image = CachedImage(self, name, fd, total_bytes)
-                image._load(is_checked=hash(name) in self._sound)
+            image = self._loaded(name, fd, status, size_bytes)
+            if image is not None:
                 return image
         except BaseException:
             os.close(fd)
@@ -338,15 +341,37 @@ class ContentCache:
         self._unlink(name)
         return None
 
+    def _loaded(self, name: str, fd: int, status: os.stat_result, size_bytes: int) -> CachedImage | None:
+        """The image in a file; None when the file makes no sense."""
+        total_bytes: int | None
+        if is_whole := name.endswith(_ADOPTED):
+            total_bytes = status.st_size
+        elif is_whole := self._sound.get(hash(name), False) and status.st_size == _file_bytes(size_bytes):
+            total_bytes = size_bytes
+        else:
+            os.posix_fadvise(fd, 0, min(status.st_size, _AHEAD_BYTES), os.POSIX_FADV_WILLNEED)
+            total_bytes = _total_bytes(fd, status.st_size)
+        if total_bytes is None:
+            return None
+        image = CachedImage(self, name, fd, total_bytes, _disk_bytes(status))
+        if is_whole:
+            image._load_whole()
+        else:
+            image._load(is_checked=hash(name) in self._sound)
+        return image
+
     def _make(self, name: str, total_bytes: int) -> CachedImage:
         self._make_folder()
         aside = self.folder / f"{name}.{threading.get_ident()}"
         fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            end = total_bytes + _SLOT.size * _chunks(total_bytes)
-            os.pwrite(fd, _TAIL.pack(_MAGIC, total_bytes), end)
+            os.pwrite(fd, _TAIL.pack(_MAGIC, total_bytes), _file_bytes(total_bytes) - _TAIL.size)
             aside.replace(self.folder / name)
-            image = CachedImage(self, name, fd, total_bytes)
+            with self._lock:
+                self._sound.pop(hash(name), None)
+                if self._open[name] > 1:
+                    self._ambiguous.add(name)
+            image = CachedImage(self, name, fd, total_bytes, _disk_bytes(os.fstat(fd)))
         except BaseException:
             os.close(fd)
             aside.unlink(missing_ok=True)
@@ -354,20 +379,22 @@ class ContentCache:
         self._grew(image._disk_bytes)
         return image
 
-    def _closed(self, image: CachedImage, *, is_sound: bool) -> None:
+    def _closed(self, image: CachedImage) -> None:
         with self._lock:
-            self._let_go(image.name)
-            if is_sound:
-                self._sound.add(hash(image.name))
+            stem = _stem(image.name)
+            if not image._unchecked:
+                self._sound[hash(image.name)] = image.is_whole() and stem not in self._ambiguous
+            self._let_go(stem)
 
-    def _let_go(self, name: str) -> None:
-        self._open[name] -= 1
-        if self._open[name] <= 0:
-            del self._open[name]
+    def _let_go(self, stem: str) -> None:
+        self._open[stem] -= 1
+        if self._open[stem] <= 0:
+            del self._open[stem]
+            self._ambiguous.discard(stem)
 
     def _is_open(self, name: str) -> bool:
         with self._lock:
-            return name.partition(".")[0] in self._open
+            return _stem(name) in self._open
 
     def _grew(self, by_bytes: int) -> None:
         with self._lock:
@@ -382,7 +409,9 @@ class ContentCache:
             return 0
         with self._lock:
             self._used_bytes -= freed
-            self._sound.discard(hash(name))
+            self._sound.pop(hash(name), None)
+            if _stem(name) in self._open:
+                self._ambiguous.add(_stem(name))
         return freed
 
     def _is_over(self) -> bool:
@@ -390,8 +419,11 @@ class ContentCache:
 
     def _disk_room_bytes(self) -> int:
         """What the disk has beyond the room that is to be left on it; negative when that is reached."""
-        self._make_folder()
-        disk = os.statvfs(self.folder)
+        try:
+            disk = os.statvfs(self.folder)
+        except FileNotFoundError:
+            self._make_folder()
+            disk = os.statvfs(self.folder)
         return disk.f_bavail * disk.f_frsize - self._min_free_bytes
 
     def _make_folder(self) -> None:
@@ -410,8 +442,18 @@ def _file_name(image_id: str) -> str:
     return hashlib.sha256(image_id.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _stem(name: str) -> str:
+    """What all files of one image have in common, whatever their suffix."""
+    return name.partition(".")[0]
+
+
 def _chunks(total_bytes: int) -> int:
     return -(-total_bytes // CHUNK_BYTES)
+
+
+def _file_bytes(total_bytes: int) -> int:
+    """How long the file of an image of so many bytes is."""
+    return total_bytes + _SLOT.size * _chunks(total_bytes) + _TAIL.size
 
 
 def _total_bytes(fd: int, length: int) -> int | None:
@@ -420,7 +462,7 @@ def _total_bytes(fd: int, length: int) -> int | None:
     if len(tail) != _TAIL.size:
         return None
     magic, total_bytes = _TAIL.unpack(tail)
-    if magic != _MAGIC or length != total_bytes + _SLOT.size * _chunks(total_bytes) + _TAIL.size:
+    if magic != _MAGIC or length != _file_bytes(total_bytes):
         return None
     return int(total_bytes)
 

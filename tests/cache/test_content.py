@@ -63,6 +63,50 @@ def test_a_chunk_whose_bytes_did_not_reach_the_disk_is_not_here(tmp_path: Path) 
     assert get(cache, "i1", len(data)) == data
 
 
+def test_a_whole_image_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(3 * CHUNK_BYTES)
+    put(ContentCache(tmp_path, max_bytes=1 << 20), "i1", data)
+    cache = ContentCache(tmp_path, max_bytes=1 << 20)
+    cache.open("i1", len(data)).close()  # nobody asked for its bytes: they are not checked yet
+    reads: list[int] = []
+
+    def pread(fd: int, size: int, offset: int) -> bytes:
+        reads.append(offset)
+        buffer = bytearray(size)
+        return bytes(buffer[: os.preadv(fd, [buffer], offset)])
+
+    monkeypatch.setattr(os, "pread", pread)
+    for expected in (5, 0, 0):  # the tail, the slots, three chunks
+        image = cache.open("i1", len(data))
+        assert image.has(0, len(data))
+        image.close()
+        assert len(reads) == expected
+        reads.clear()
+
+
+@pytest.mark.parametrize("whose", ["its own", "somebody else's"])
+@pytest.mark.parametrize("last", ["old", "new"])
+def test_a_file_made_anew_while_the_whole_one_is_open_is_not_taken_for_whole(
+    tmp_path: Path, whose: str, last: str
+) -> None:
+    size = 3 * CHUNK_BYTES
+    cache = ContentCache(tmp_path, max_bytes=1 << 20)
+    put(cache, "i1", b"x" * size)
+    old = cache.open("i1", size)
+    if whose == "its own":
+        cache.discard("i1")
+    else:
+        next(tmp_path.iterdir()).unlink()
+    new = cache.open("i1", size)
+    new.write(b"y" * CHUNK_BYTES, 0)
+    assert get(cache, "i1", size) is None
+    for image in (new, old) if last == "old" else (old, new):
+        image.close()
+        assert get(cache, "i1", size) is None
+    put(cache, "i1", b"y" * size)
+    assert get(cache, "i1", size) == b"y" * size
+
+
 @pytest.mark.parametrize("length", [0, 5, CHUNK_BYTES, CHUNK_BYTES + 24])
 def test_a_file_that_makes_no_sense_is_dropped(tmp_path: Path, length: int) -> None:
     data = os.urandom(CHUNK_BYTES)
