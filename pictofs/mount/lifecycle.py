@@ -279,6 +279,7 @@ class _Mount:
         readahead = Readahead(
             fetch_ahead,
             lambda image: self._allowance.may_prefetch() and service.has_link(image),
+            self._content.expect,
             at_once=settings.prefetch,
             room_bytes=lambda: min(MAX_AHEAD_BYTES, self._content.capacity_bytes() // AHEAD_PART),
         )

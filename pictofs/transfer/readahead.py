@@ -7,8 +7,11 @@ may share a walk between them, or have one each. Once a run has gone on, the nex
 twice as many with each step, up to `at_once`; as much of each as was read of the ones before, so that a
 program which looks at headers causes no more.
 
+Where the files are in the cache already, the disk is told of the next few instead, so that it reads them
+while this one is looked at.
+
 A read that continues no run breaks the pattern: what is not fetched yet is dropped, and every run has to show
-again that it goes on. Images that are in the cache already cause nothing.
+again that it goes on.
 
 Nothing here costs an API request per image: `may_fetch` says whether there is a link to the image's bytes.
 
@@ -48,6 +51,9 @@ MAX_ORDER_AGE_S = 60.0
 PATIENCE_S = 60.0
 """How long what was fetched ahead counts as still to be read."""
 
+DISK_AHEAD = 4
+"""How many files ahead the disk is told of: 2, 4 and 8 were alike (200 files of 200 KB on an SSD)."""
+
 RECENT = 8
 """From how many files it is learned how much of each is read."""
 
@@ -85,6 +91,7 @@ class _Run:
         self.steps = 0  # how often it has gone on
         self.generation = 0  # counts how often the pattern broke: jobs of an earlier one are void
         self._start = position
+        self._told = position  # up to here the disk knows
         self._stride = 1
         self._is_shared = False  # several processes take turns, and read behind the furthest file as well
         self._done = {position}  # read or asked for; those far behind are forgotten
@@ -121,6 +128,14 @@ class _Run:
             if position not in self._done:
                 yield position
                 self._done.add(position)
+
+    def next_on_disk(self, length: int) -> range:
+        """The positions that the disk is to be told of now; each is given once."""
+        first = max(self.furthest, self._told) + self._stride
+        wanted = range(first, min(self.furthest + DISK_AHEAD * self._stride + 1, length), self._stride)
+        if wanted:
+            self._told = wanted[-1]
+        return wanted
 
 
 class _Order:
@@ -177,12 +192,14 @@ class _Folder:
 
 @dataclass(frozen=True)
 class _Job:
-    """Fetch so much of an image, as long as its run goes on."""
+    """Bring so much of an image nearer, as long as its run goes on: from the service to disk, or from the
+    disk into RAM."""
 
     image: Image
     size_bytes: int
     run: _Run
     generation: int
+    from_disk: bool = False
 
     @property
     def is_void(self) -> bool:
@@ -195,6 +212,7 @@ class Readahead:
     Args:
         fetch: bring the first bytes of an image into the cache; asks its last argument whether to stop.
         may_fetch: whether that takes no API request of its own.
+        expect: have the disk begin with the first bytes of an image, by its id, if it is in the cache.
         at_once: how many files are fetched at a time; 0 for none.
         room_bytes: how much may be here, or on its way, that nobody has read yet.
         clock: monotonic seconds.
@@ -204,6 +222,7 @@ class Readahead:
         self,
         fetch: Callable[[Image, int, Callable[[], bool]], None],
         may_fetch: Callable[[Image], bool],
+        expect: Callable[[str, int], None],
         *,
         at_once: int,
         room_bytes: Callable[[], int],
@@ -211,6 +230,7 @@ class Readahead:
     ) -> None:
         self._fetch = fetch
         self._may_fetch = may_fetch
+        self._expect = expect
         self._at_once = at_once
         self._room_bytes = room_bytes
         self._clock = clock
@@ -249,7 +269,9 @@ class Readahead:
             runs = [(order, run) for order in folder.orders if (run := order.run_of(number)) is not None]
             if runs:
                 order, run = max(runs, key=lambda pair: pair[1].steps)
-                if run.steps and (was_ahead or not was_here):
+                if run.steps and was_here and not was_ahead:
+                    self._tell_disk(folder, order, run)
+                elif run.steps:
                     self._issue(folder, order, run)
             else:
                 self._break(folder)
@@ -294,13 +316,23 @@ class Readahead:
                 continue
             self._ahead[image.id] = size_bytes, now + PATIENCE_S
             self._ahead_bytes += size_bytes
-            self._jobs.append(_Job(image, size_bytes, run, run.generation))
-            if self._idle:
-                self._idle -= 1
-                self._work.notify()
-            elif self._workers < self._at_once:
-                self._workers += 1
-                threading.Thread(target=self._run, name="prefetch", daemon=True).start()
+            self._add(_Job(image, size_bytes, run, run.generation))
+
+    def _tell_disk(self, folder: _Folder, order: _Order, run: _Run) -> None:
+        """The same for files that are here."""
+        for position in run.next_on_disk(len(order.numbers)):
+            image = folder.images[order.numbers[position]]
+            if size_bytes := folder.depth_bytes(image):
+                self._add(_Job(image, size_bytes, run, run.generation, from_disk=True))
+
+    def _add(self, job: _Job) -> None:
+        self._jobs.append(job)
+        if self._idle:
+            self._idle -= 1
+            self._work.notify()
+        elif self._workers < self._at_once:
+            self._workers += 1
+            threading.Thread(target=self._run, name="prefetch", daemon=True).start()
 
     def _break(self, folder: _Folder) -> None:
         for order in folder.orders:
@@ -327,6 +359,9 @@ class Readahead:
                     self._work.wait()  # who notifies counts one idle worker less
                 job = self._jobs.popleft()
             if job.is_void:
+                continue
+            if job.from_disk:
+                self._expect(job.image.id, job.size_bytes)
                 continue
             try:
                 if self._may_fetch(job.image):

@@ -179,6 +179,20 @@ def test_an_uploaded_file_is_taken_in_by_link(tmp_path: Path) -> None:
     assert get(cache, "i2", 4) is None
 
 
+def test_the_disk_is_told_of_what_is_here_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = ContentCache(tmp_path / "c", max_bytes=1 << 20)
+    put(cache, "i1", b"x" * 5000)
+    (tmp_path / "spooled").write_bytes(b"mine")
+    cache.adopt("i2", tmp_path / "spooled")
+    there = sorted((tmp_path / "c").iterdir())
+    told: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, *advice: told.append(advice))
+    for image_id, size_bytes in (("i1", 4000), ("i2", 4), ("i3", 4)):
+        cache.expect(image_id, size_bytes)
+    assert told == [(0, 4000, os.POSIX_FADV_WILLNEED), (0, 4, os.POSIX_FADV_WILLNEED)]
+    assert sorted((tmp_path / "c").iterdir()) == there
+
+
 def test_the_folder_may_go_at_any_time(tmp_path: Path) -> None:
     cache = ContentCache(tmp_path / "c", max_bytes=1 << 20)
     image = cache.open("i1", BLOCK_BYTES)

@@ -130,7 +130,9 @@ class House:
             metadata=metadata,
             content=content,
             downloader=downloader,
-            readahead=Readahead(downloader.fetch, lambda image: False, at_once=0, room_bytes=int),
+            readahead=Readahead(
+                downloader.fetch, lambda image: False, content.expect, at_once=0, room_bytes=int
+            ),
             journal=self.journal,
             spool=self.spool,
             changes=FakeChanges(self.journal),

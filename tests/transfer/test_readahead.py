@@ -28,6 +28,7 @@ class House:
         self.now = 0.0
         self.here: set[str] = set()
         self.fetched: dict[int, int] = {}  # number of the image → bytes
+        self.expected: list[tuple[int, int]] = []  # of the disk: number of the image, bytes
         self.gate: threading.Event | None = None
         self.fails = False
         self.is_linked = True
@@ -37,6 +38,7 @@ class House:
         self.readahead = Readahead(
             self._fetch,
             lambda image: self.is_linked,
+            self._expect,
             at_once=at_once,
             room_bytes=lambda: max_bytes,
             clock=lambda: self.now,
@@ -59,6 +61,10 @@ class House:
             self.fetched[int(image.id[1:])] = size_bytes
             self.here.add(image.id)
             self.changed.notify_all()
+
+    def _expect(self, image_id: str, size_bytes: int) -> None:
+        with self.changed:
+            self.expected.append((int(image_id[1:]), size_bytes))
 
     def read(self, number: int, size_bytes: int | None = None) -> bool:
         """Read an image, or its beginning; whether it was here already."""
@@ -241,3 +247,30 @@ def test_images_that_came_later_are_found() -> None:
     house.images.extend(Image(f"i{n}", f"{n:05}.jpg", "d1", "/", MB) for n in range(10, 40))
     house.now += 61
     assert walk(house, range(10, 40)) <= 5
+
+
+def test_who_walks_through_files_that_are_here_has_the_disk_read_the_next_ones() -> None:
+    house = House(50)
+    house.here = {image.id for image in house.images}
+    assert walk(house, range(50)) == 0
+    assert house.fetched == {}
+    assert sorted(house.expected) == [(number, MB) for number in range(2, 50)]
+    house.expected.clear()
+    assert walk(house, range(50), 64 * 1024) == 0  # once more, and only the beginnings
+    assert [number for number, _ in house.expected] == list(range(2, 50))
+    assert house.expected[-1] == (49, 64 * 1024)
+
+
+def test_the_disk_is_not_told_of_files_that_are_read_in_no_order() -> None:
+    house = House(1000)
+    house.here = {image.id for image in house.images}
+    numbers = [number * 37 % 1000 for number in range(300)]
+    assert walk(house, numbers) == 0
+    assert house.expected == []
+
+
+def test_what_is_missing_among_files_that_are_here_is_fetched() -> None:
+    house = House(100)
+    house.here = {image.id for image in house.images[:50]}
+    assert walk(house, range(100)) == 1
+    assert house.fetched == dict.fromkeys(range(51, 100), MB)
