@@ -11,8 +11,8 @@ the target to `.fuse_hidden…`, would take it away before the vfs could refuse 
 removed file fails (ENOENT, on libfuse 3 ESTALE) once `attr_timeout_s` has passed, since the kernel asks it by
 the path.
 
-On a read-only mount there are no open files at all: the kernel does without (`fs/unopened`), and each call
-carries a path.
+On a read-only mount there are no open files at all (on libfuse 3): the kernel does without, see
+`fs/unopened`, and each call carries a path.
 
 Threads: libfuse calls from up to `max_threads` threads of its own. `_Calls._lock` guards the
 prepared listings; nothing is called while it is held.
@@ -276,7 +276,7 @@ class _Calls:
         self._pages = Pages()
         self._kernel = kernel
         self._complaints = Complaints()
-        self._unopened = Unopened(vfs) if options.ro else None
+        self._unopened = Unopened(vfs) if options.ro and self._is_3 else None
         # libfuse 2 reads these from the struct; libfuse 3 has them in its configuration, see init.
         self.flag_nullpath_ok = self.flag_nopath = int(self._unopened is None)
 

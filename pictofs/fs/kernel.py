@@ -91,6 +91,12 @@ class Pages:
                 self._drop(next(iter(self._folders)))
         return known == identity
 
+    def known(self, path: bytes) -> Hashable | None:
+        """Whose bytes the kernel may have under a path."""
+        parent, _, name = path.rpartition(b"/")
+        with self._lock:
+            return self._folders.get(parent, {}).get(name)
+
     def renamed(self, old: bytes, new: bytes) -> None:
         """What was at `old`, with all below it, is now at `new`: nothing is known of either."""
         with self._lock:

@@ -6,11 +6,12 @@ and close would cost several times as much as the bytes of a photo (docs/BENCHMA
 write has to hear of the close: that is where a file that was copied in is committed.
 
 What still comes are reads, with a path and without a handle. `Unopened` keeps a handle of the vfs for each
-path that is being read, until its end was read or nobody has read there for `LINGER_S`. Whether it is still
-the file at the path, each read asks: of an image that is replaced while it is read, the rest is refused
-(ESTALE), not taken from the other one. That holds until somebody reads the path from its beginning, or
-nobody has read there for `LINGER_S`. The kernel drops its pages of a file whose size or mtime is another
-one, as always.
+path that is being read, until its end was read or nobody has read there for `LINGER_S`.
+
+Which program reads is not known. So of an image that was replaced nothing but its beginning is given to
+anybody (ESTALE) until somebody has read that, or `LINGER_S` have passed: who is in the middle of the old
+one must not go on in the new one. The kernel drops the old one's pages when it sees another size or mtime
+(`auto_inval_data`, which libfuse has from 3 on: without it they would stay).
 
 Lock order: `Unopened._lock` alone; nothing is called while it is held.
 """
@@ -27,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
+from pictofs.fs.kernel import Pages
 from pictofs.fs.protocol import VfsProtocol
 
 __all__ = ["LINGER_S", "MAX_IDLE", "Unopened"]
@@ -67,6 +69,7 @@ class Unopened:
         self._lock = threading.Lock()
         self._entries: OrderedDict[str, _Entry] = OrderedDict()  # by their latest use
         self._is_tidying = False
+        self._served = Pages()  # inode, or that of the file before and when the new one was met
 
     @contextmanager
     def handle(self, path: str, offset: int, size: int) -> Iterator[int]:
@@ -97,18 +100,29 @@ class Unopened:
     def _take(self, path: str, offset: int) -> _Entry:
         try:
             ino = self._vfs.getattr(path, None).ino
+            self._check(path, ino, offset)
             with self._lock:
                 entry = self._entries.get(path)
                 if entry is not None and entry.ino == ino:
                     entry.users += 1
                     return entry
-            if entry is not None and offset:
-                raise _stale(path)
             handle = self._vfs.open(path, os.O_RDONLY)
         except FileNotFoundError as gone:
             raise _stale(path) from gone
         opened = self._vfs.getattr(None, handle)
         return self._add(path, _Entry(handle, opened.ino, opened.size))
+
+    def _check(self, path: str, ino: int, offset: int) -> None:
+        """Raises OSError(ESTALE) if a read at `offset` must not have the bytes of the file at the path."""
+        place = os.fsencode(path)
+        before = self._served.known(place)
+        if offset and before not in (None, ino):
+            now = self._clock()
+            before, since = before if isinstance(before, tuple) else (before, now)
+            if before != ino and now - since < LINGER_S:
+                self._served.are_of(place, (before, since))
+                raise _stale(path)
+        self._served.are_of(place, ino)
 
     def _add(self, path: str, opened: _Entry) -> _Entry:
         """Keep what was opened, unless another read was faster."""

@@ -347,6 +347,14 @@ def test_a_name_that_is_another_file_now_never_reads_as_the_old_one(drive: Drive
         assert path.read_text() == text
 
 
+def test_a_change_behind_a_read_only_mount(mount_it: MountIt) -> None:
+    with mount_it("--options", '{"ro": true, "attr_timeout_s": 0}') as drive:
+        path = drive.root / "many" / "image-00000.jpg"
+        for text in ("first", "a longer text than that", "short", "other"):
+            drive.ask("replace", path="/many/image-00000.jpg", text=text)
+            assert [path.read_text() for _ in range(3)] == [text] * 3
+
+
 def test_a_name_that_was_moved_away_and_used_again_reads_as_what_it_is(drive: Drive, folder: Path) -> None:
     for place in ("a", "b"):
         (folder / place).mkdir()

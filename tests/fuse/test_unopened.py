@@ -1,4 +1,4 @@
-"""Reading without opening on a read-only mount, through each binding, and whose handles are kept how long."""
+"""Reading without opening on a read-only mount, and whose handles are kept how long."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ from pathlib import Path
 import pytest
 from fake_vfs import FakeVfs
 from mounts import wait_until
-from served_fake import Drive, MountIt
+from served_fake import BACKENDS, Drive, MountIt
 
 from pictofs.fs.unopened import LINGER_S, MAX_IDLE, Unopened
 
 LONG = "".join(f"{number:09}\n" for number in range(60_000))  # 600 KB: more than the kernel reads ahead
 OTHER = LONG.replace("\n", "!")[:-20]
 _numbers = itertools.count()
+
+on_libfuse_3 = pytest.mark.parametrize(
+    "backend", [b for b in BACKENDS if b.major == 3], indirect=True, ids=lambda b: f"{b.binding}-libfuse3"
+)
+"""On 2 the kernel would keep pages that are no longer true; its files are opened."""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +46,7 @@ def path(read_only: Drive) -> Path:
 
 
 @pytest.mark.fuse
+@on_libfuse_3
 def test_what_the_kernel_has_is_read_without_a_call(mount_it: MountIt) -> None:
     with mount_it("--options", '{"ro": true, "attr_timeout_s": 60, "entry_timeout_s": 60}') as drive:
         texts = {drive.root / "many" / f"image-{n:05}.jpg": f"{n:09}" * 1000 for n in range(20)}
@@ -55,6 +61,7 @@ def test_what_the_kernel_has_is_read_without_a_call(mount_it: MountIt) -> None:
 
 
 @pytest.mark.fuse
+@on_libfuse_3
 def test_reading_as_programs_do(read_only: Drive, path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         assert os.fstat(file.fileno()).st_size == len(LONG)
@@ -68,6 +75,7 @@ def test_reading_as_programs_do(read_only: Drive, path: Path) -> None:
 
 
 @pytest.mark.fuse
+@on_libfuse_3
 def test_nothing_can_be_changed(read_only: Drive, path: Path) -> None:
     for change in (
         lambda: os.open(path, os.O_WRONLY),
@@ -85,6 +93,7 @@ def test_nothing_can_be_changed(read_only: Drive, path: Path) -> None:
 
 
 @pytest.mark.fuse
+@on_libfuse_3
 def test_a_file_replaced_while_it_is_read_is_stale_not_a_mixture(read_only: Drive, path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         assert file.read(10) == LONG[:10].encode()
@@ -96,6 +105,7 @@ def test_a_file_replaced_while_it_is_read_is_stale_not_a_mixture(read_only: Driv
 
 
 @pytest.mark.fuse
+@on_libfuse_3
 def test_a_file_that_vanishes_while_it_is_read(read_only: Drive, path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         assert file.read(10) == LONG[:10].encode()
@@ -107,6 +117,7 @@ def test_a_file_that_vanishes_while_it_is_read(read_only: Drive, path: Path) -> 
 
 
 @pytest.mark.fuse
+@on_libfuse_3
 def test_after_an_error_the_file_is_opened_anew(read_only: Drive, path: Path) -> None:
     before = read_only.calls("open")
     with path.open("rb", buffering=0) as file:
@@ -222,6 +233,24 @@ def test_a_file_in_the_place_of_another_waits_for_a_reader_that_begins(files: Fi
         assert buffer == b"old"
         assert files.open_files == 2
     assert files.open_files == 1
+
+
+def test_what_was_read_to_its_end_is_not_gone_on_with_in_another_file(files: Files) -> None:
+    """The kernel may have had the beginning, and lost the rest."""
+    path = files.path("a.jpg", "old")
+    assert [files.read(path, offset) for offset in range(3)] == [b"o", b"l", b"d"]
+    files.clock.now += 1000
+    files.vfs.command_swap(path, "new")
+    for _ in range(3):
+        files.clock.now += LINGER_S / 4
+        with pytest.raises(OSError, match="not the file any more"):
+            files.read(path, 1)
+    files.clock.now += LINGER_S / 2
+    assert files.read(path, 1) == b"e"  # whoever it is, it has waited long enough
+    assert files.read(path, 2) == b"w"
+    files.vfs.command_swap(path, "NEW")
+    assert files.read(path, 0) == b"N"
+    assert files.read(path, 2) == b"W"
 
 
 def test_reads_that_open_at_the_same_time_share_one_handle(files: Files) -> None:
