@@ -8,7 +8,8 @@ twice as many with each step, up to `at_once`; as much of each as was read of th
 program which looks at headers causes no more.
 
 Where the files are in the cache already, the disk is told of the next few instead, so that it reads them
-while this one is looked at.
+while this one is looked at. That is for one program alone: several keep disk and processors busy by
+themselves, and would only wait for the interpreter.
 
 A read that continues no run breaks the pattern: what is not fetched yet is dropped, and every run has to show
 again that it goes on.
@@ -51,8 +52,14 @@ MAX_ORDER_AGE_S = 60.0
 PATIENCE_S = 60.0
 """How long what was fetched ahead counts as still to be read."""
 
-DISK_AHEAD = 4
-"""How many files ahead the disk is told of: 2, 4 and 8 were alike (200 files of 200 KB on an SSD)."""
+DISK_AHEAD = 8
+"""How many files ahead the disk is told of at most."""
+
+DISK_BATCH = 4
+"""So many at a time: each time wakes a thread."""
+
+ALONE = 4
+"""So many reads in a row that continue the same run are those of one program."""
 
 RECENT = 8
 """From how many files it is learned how much of each is read."""
@@ -93,7 +100,7 @@ class _Run:
         self._start = position
         self._told = position  # up to here the disk knows
         self._stride = 1
-        self._is_shared = False  # several processes take turns, and read behind the furthest file as well
+        self.is_shared = False  # several processes take turns, and read behind the furthest file as well
         self._done = {position}  # read or asked for; those far behind are forgotten
 
     def takes(self, position: int) -> bool:
@@ -107,7 +114,7 @@ class _Run:
             self.steps += 1
             self._done = {done for done in self._done if done >= position - REACH}
         elif position not in self._done:
-            self._is_shared = True
+            self.is_shared = True
         self._done.add(position)
         return True
 
@@ -119,7 +126,7 @@ class _Run:
     def next(self, at_once: int, length: int) -> Iterator[int]:
         """The positions to fetch now. What is taken counts as asked for."""
         ahead = min(at_once, 1 << min(self.steps, 10))
-        if self._is_shared:
+        if self.is_shared:
             wanted = range(max(self._start, self.furthest - REACH), min(self.furthest + ahead + 1, length))
         else:
             end = self.furthest + ahead * self._stride + 1
@@ -130,11 +137,13 @@ class _Run:
                 self._done.add(position)
 
     def next_on_disk(self, length: int) -> range:
-        """The positions that the disk is to be told of now; each is given once."""
+        """The positions that the disk is to be told of now; each is given once, and several together."""
         first = max(self.furthest, self._told) + self._stride
         wanted = range(first, min(self.furthest + DISK_AHEAD * self._stride + 1, length), self._stride)
-        if wanted:
-            self._told = wanted[-1]
+        is_last = bool(wanted) and wanted[-1] + self._stride >= length
+        if self.is_shared or (len(wanted) < DISK_BATCH and not is_last):
+            return range(0)
+        self._told = wanted[-1]
         return wanted
 
 
@@ -240,6 +249,7 @@ class Readahead:
         self._ahead_bytes = 0
         self._jobs: deque[_Job] = deque()
         self._work = threading.Condition(self._lock)
+        self._continued: deque[_Run] = deque(maxlen=ALONE)  # the runs of the latest reads
         self._workers = 0
         self._idle = 0
 
@@ -269,6 +279,7 @@ class Readahead:
             runs = [(order, run) for order in folder.orders if (run := order.run_of(number)) is not None]
             if runs:
                 order, run = max(runs, key=lambda pair: pair[1].steps)
+                self._continued.append(run)
                 if run.steps and was_here and not was_ahead:
                     self._tell_disk(folder, order, run)
                 elif run.steps:
@@ -320,13 +331,18 @@ class Readahead:
 
     def _tell_disk(self, folder: _Folder, order: _Order, run: _Run) -> None:
         """The same for files that are here."""
-        for position in run.next_on_disk(len(order.numbers)):
-            image = folder.images[order.numbers[position]]
-            if size_bytes := folder.depth_bytes(image):
-                self._add(_Job(image, size_bytes, run, run.generation, from_disk=True))
+        if list(self._continued) != [run] * ALONE:
+            return
+        positions = run.next_on_disk(len(order.numbers))
+        images = [folder.images[order.numbers[position]] for position in positions]
+        sizes = [(image, folder.depth_bytes(image)) for image in images]
+        jobs = [_Job(image, size, run, run.generation, from_disk=True) for image, size in sizes if size]
+        if jobs:
+            self._add(*jobs)
 
-    def _add(self, job: _Job) -> None:
-        self._jobs.append(job)
+    def _add(self, *jobs: _Job) -> None:
+        """Into the queue, with one worker woken for all of them."""
+        self._jobs.extend(jobs)
         if self._idle:
             self._idle -= 1
             self._work.notify()
@@ -341,7 +357,8 @@ class Readahead:
         if void:
             self._jobs = deque(job for job in self._jobs if not job.is_void)
             for job in void:
-                self._used(job.image.id)
+                if not job.from_disk:
+                    self._used(job.image.id)
 
     def _used(self, image_id: str) -> bool:
         """An image that was fetched ahead is wanted, or not any more. Whether it was one."""
