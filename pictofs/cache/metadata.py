@@ -192,6 +192,11 @@ class MetadataCache:
             known = self._known.get(dataset_id)
             return known.tree if known else None
 
+    def image_count(self, dataset_id: str) -> int | None:
+        """How many images a dataset has, None where it is not known whole; never asks."""
+        tree = self.loaded(dataset_id)
+        return tree.image_count if tree is not None and tree.is_whole else None
+
     def known_paths(self, dataset_id: str) -> list[str]:
         """The paths of all that is known of a dataset, relative to it ("" is itself); never asks."""
         tree = self.loaded(dataset_id)

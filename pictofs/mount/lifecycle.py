@@ -208,7 +208,9 @@ class _Mount:
         self._allowance = Allowance(lambda: client.budget)
         names = DatasetNames(client)
         hasty = client.with_retries(1, retry_after_limit_s=settings.request_timeout_s)
-        service = self._service = Service(client, names, hasty=hasty)
+        service = self._service = Service(
+            client, names, hasty=hasty, count=lambda dataset_id: self._metadata.image_count(dataset_id)
+        )
         hasty_service = Service(hasty, names, hasty=hasty)
         # The queue has a patience of its own, and must hear of a rate limit at once.
         queue = Queue(client.with_retries(1, retry_after_limit_s=0), names)

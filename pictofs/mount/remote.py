@@ -60,13 +60,21 @@ class Service:
 
     Args:
         hasty: the client for bytes, with little patience: who reads them goes on after a break by itself.
+        count: how many images a dataset has, by its id, None where that is not known. Asks nobody.
     """
 
-    def __init__(self, client: Client, names: DatasetNames, *, hasty: Client) -> None:
+    def __init__(
+        self,
+        client: Client,
+        names: DatasetNames,
+        *,
+        hasty: Client,
+        count: Callable[[str], int | None] = lambda _dataset_id: None,
+    ) -> None:
         self._client = client
         self._hasty = hasty
         self._names = names
-        self._links = SignedLinks(self.links)
+        self._links = SignedLinks(self.links, count=count)
 
     # cache.metadata.MetadataSource
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from pictofs.api.errors import ServerError
 from pictofs.api.models import DownloadItem, Image
-from pictofs.cache.links import LIFETIME_S, SignedLinks
+from pictofs.cache.links import LIFETIME_S, SMALL_IMAGES, SignedLinks
 
 
 class Service:
@@ -65,6 +67,52 @@ def test_who_is_sure_to_read_more_asks_at_once() -> None:
     service = Service(["i1"])
     links = SignedLinks(service.links, clock=lambda: service.now)
     assert links.get(image("i1"), many=True) == "https://s/i1?1"
+
+
+@pytest.mark.parametrize("count", [2, SMALL_IMAGES])
+def test_a_small_dataset_is_read_for_one_request(count: int) -> None:
+    service = Service([f"i{n}" for n in range(count)])
+    links = SignedLinks(service.links, count=lambda _dataset_id: count, clock=lambda: service.now)
+    for asked in (1, 2):
+        urls = [links.get(image(f"i{n}")) for n in range(count)]
+        assert urls == [f"https://s/i{n}?{asked}" for n in range(count)]
+        service.now += LIFETIME_S
+    assert service.asked == 2
+
+
+@pytest.mark.parametrize("count", [None, 0, 1, SMALL_IMAGES + 1])
+def test_in_any_other_dataset_the_first_read_needs_no_links(count: int | None) -> None:
+    service = Service(["i1", "i2"])
+    asked_for: list[str] = []
+
+    def count_of(dataset_id: str) -> int | None:
+        asked_for.append(dataset_id)
+        return count
+
+    links = SignedLinks(service.links, count=count_of, clock=lambda: service.now)
+    assert links.get(image("i1")) is None
+    assert set(asked_for) == {"d1"}
+    assert service.asked == 0
+    assert links.get(image("i2")) == "https://s/i2?1"
+
+
+def test_an_image_that_a_small_dataset_has_no_link_to_does_not_ask_each_time() -> None:
+    service = Service(["i1"])
+    links = SignedLinks(service.links, count=lambda _dataset_id: 2, clock=lambda: service.now)
+    for _ in range(1000):
+        assert links.get(image("new")) is None
+    assert service.asked <= 10
+
+
+def test_a_burst_of_readers_of_a_small_dataset_costs_one_request() -> None:
+    service = Service([f"i{n}" for n in range(50)])
+    links = SignedLinks(service.links, count=lambda _dataset_id: 50, clock=lambda: service.now)
+    service.gate = threading.Event()
+    with ThreadPoolExecutor(50) as pool:
+        answers = [pool.submit(links.get, image(f"i{n}")) for n in range(50)]
+        service.gate.set()
+        assert [answer.result(10) for answer in answers] == [f"https://s/i{n}?1" for n in range(50)]
+    assert service.asked == 1
 
 
 def test_a_burst_of_readers_costs_one_request_by_id_and_one_for_the_links() -> None:

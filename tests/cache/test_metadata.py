@@ -372,6 +372,14 @@ def test_the_overlay_is_part_of_every_tree(source: FakeSource, clock: Clock, tmp
 # Folder by folder
 
 
+def test_images_are_counted_where_all_are_known(source: FakeSource, cache: MetadataCache) -> None:
+    assert cache.image_count("d1") is None
+    assert source.asked == []
+    names(cache)
+    cache.adopt(Image("i2", "two.jpg", "d1", "/", 20))
+    assert cache.image_count("d1") == 2
+
+
 def test_beyond_the_limit_folders_are_listed_when_somebody_looks(source: FakeSource, clock: Clock) -> None:
     source.images["i2"] = Image("i2", "two.jpg", "d1", "/a", 20)
     cache = MetadataCache(source, ttl_s=TTL_S, listing_limit=1, clock=clock)
@@ -382,6 +390,7 @@ def test_beyond_the_limit_folders_are_listed_when_somebody_looks(source: FakeSou
     cache.adopt(Image("i3", "mine.jpg", "d1", "/a", 5))
     assert folder_names(cache, "/a") == {"two.jpg", "mine.jpg"}
     assert folder_names(cache, "/") == {"one.jpg"}
+    assert cache.image_count("d1") is None
 
 
 def test_a_folder_is_asked_for_again_only_when_the_counters_moved(source: FakeSource, clock: Clock) -> None:
