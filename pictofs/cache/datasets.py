@@ -94,6 +94,10 @@ class Datasets:
         # It may have been a flight that began too early.
         return self._flights.once(_QUESTION, self._fetch) if self._is_outdated else told
 
+    def take(self, rows: Sequence[Dataset], asked_at: float) -> None:
+        """The answer to somebody else, who asked at that time; monotonic seconds. Before anybody looks."""
+        self._take(rows, asked_at, self._reasons)
+
     def refresh(self) -> None:
         """Ask at the next look; without an answer, what is known stays."""
         with self._lock:
@@ -119,7 +123,9 @@ class Datasets:
     def _fetch(self) -> dict[str, Dataset]:
         with self._lock:
             asked_at, reasons = self._clock(), self._reasons
-        rows = self._ask()
+        return self._take(self._ask(), asked_at, reasons)
+
+    def _take(self, rows: Sequence[Dataset], asked_at: float, reasons: int) -> dict[str, Dataset]:
         by_name = self._named(rows)
         with self._lock:
             self._by_name, self._told_at = by_name, asked_at

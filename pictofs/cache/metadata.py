@@ -160,6 +160,10 @@ class MetadataCache:
         """The datasets as they are now. Raises PictographError when not told."""
         return self._datasets.ask()
 
+    def take_datasets(self, datasets: Sequence[Dataset], asked_at: float) -> None:
+        """The service's answer to somebody else, who asked at `asked_at`, monotonic seconds."""
+        self._datasets.take(datasets, asked_at)
+
     def forget_datasets(self) -> None:
         """Ask for the datasets again at the next look (one was made, renamed or archived here)."""
         self._datasets.forget()

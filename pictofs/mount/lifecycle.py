@@ -214,9 +214,10 @@ class _Mount:
         hasty_service = Service(hasty, names, hasty=hasty)
         # The queue has a patience of its own, and must hear of a rate limit at once.
         queue = Queue(client.with_retries(1, retry_after_limit_s=0), names)
-        account = self._account = _account(
-            settings, credentials, organization.find(client, credentials, settings.cache_dir)
+        found = organization.find(
+            credentials, settings.cache_dir, ask=client.organization, ask_datasets=service.datasets
         )
+        account = self._account = _account(settings, credentials, found.organization)
 
         lock = StateLock(account.state, mount_point=str(mountpoint))
         lock.acquire()
@@ -265,6 +266,8 @@ class _Mount:
             on_others_changes=self._kernel.forget,
         )
         stack.callback(metadata.close)
+        if found.datasets is not None:
+            metadata.take_datasets(found.datasets, found.asked_at)
         _check_datasets(settings, metadata)
         downloader = Downloader(
             self._content,

@@ -1,4 +1,9 @@
-"""Whose drive it is. The service is asked at each mount; a note in the cache folder answers when it does not.
+"""Whose drive it is. A note in the cache folder tells, of what the service said when it was asked last.
+
+One question at each mount shows whether the key is still good. It is the one for the datasets, which the
+drive wants anyway: they also tell which organization they are of. The service is asked for the organization
+itself, whose quota may have changed, when the note is a day old, or the datasets do not say the same. When
+there is no answer, the note stands.
 
 The note is found by a hash of the server's address and the key, which are themselves not kept.
 """
@@ -12,12 +17,13 @@ import json
 import logging
 import os
 import threading
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pictofs.api.client import Client
 from pictofs.api.credentials import Credentials
 from pictofs.api.errors import AuthError, ForbiddenError, PictographError
-from pictofs.api.models import Organization
+from pictofs.api.models import Dataset, Organization
 
 log = logging.getLogger(__name__)
 
@@ -25,52 +31,81 @@ PATIENCE_S = 0.5
 """How long a mount that has a note waits for the service: a few round trips, so that a key that is no longer
 good is refused at the mount, and a dead line does not delay it."""
 
-_VERSION = 1
+OLD_S = 24 * 3600.0
+"""How long a note is good: a quota changes when somebody changes the plan."""
+
+_VERSION = 2  # 1 had no time, so it counts as old
 
 
-def find(client: Client, credentials: Credentials, cache_dir: Path) -> Organization:
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Whose drive it is.
+
+    Attributes:
+        datasets: its datasets, if the service was asked for them on the way and has answered in time.
+        asked_at: when that was, monotonic seconds.
+    """
+
+    organization: Organization
+    datasets: Sequence[Dataset] | None = None
+    asked_at: float = 0.0
+
+
+def find(
+    credentials: Credentials,
+    cache_dir: Path,
+    *,
+    ask: Callable[[], Organization],
+    ask_datasets: Callable[[], Sequence[Dataset]],
+    wall_clock: Callable[[], float] = time.time,
+) -> Found:
     """Who the key belongs to.
+
+    Args:
+        ask, ask_datasets: what the service says. Each is an API request and may raise PictographError.
 
     Raises:
         PictographError: the service refuses the key; or does not answer, and there is no note.
     """
-    note = _path(credentials, cache_dir)
-    known = _read(note)
+    note = _Note(_path(credentials, cache_dir), wall_clock)
+    known = note.read()
     if known is None:
-        told = client.organization()
-        _write(note, told)
-        return told
-    question = _Question(client, known, note)
-    return question.answer()
+        told = ask()
+        note.write(told)
+        return Found(told)
+    return _Question(note, known, ask, ask_datasets).answer()
 
 
 class _Question:
     """The service is asked in a thread of its own, and whoever mounts waits a moment for it."""
 
-    def __init__(self, client: Client, known: Organization, note: Path) -> None:
-        self._client = client
-        self._known = known
+    def __init__(
+        self,
+        note: _Note,
+        known: Organization,
+        ask: Callable[[], Organization],
+        ask_datasets: Callable[[], Sequence[Dataset]],
+    ) -> None:
         self._note = note
-        self._told: Organization | None = None
+        self._known = known
+        self._ask = ask
+        self._ask_datasets = ask_datasets
+        self._found = Found(known)
         self._refused: PictographError | None = None
         self._done = threading.Event()
-        threading.Thread(target=self._ask, name="pictofs-organization", daemon=True).start()
+        threading.Thread(target=self._run, name="pictofs-organization", daemon=True).start()
 
-    def answer(self) -> Organization:
+    def answer(self) -> Found:
         """What the service says, or else the note."""
         self._done.wait(PATIENCE_S)
         if self._refused is not None:
             raise self._refused
-        return self._told or self._known
+        return self._found
 
-    def _ask(self) -> None:
+    def _run(self) -> None:
         try:
-            told = self._client.organization()
-            if told != self._known:
-                _write(self._note, told)
-            if told.id != self._known.id:
-                log.error("The API key belongs to another organization now, %s: mount again.", told.name)
-            self._told = told
+            if self._note.is_old or not self._confirmed():
+                self._learn(self._ask())
         except (AuthError, ForbiddenError) as error:
             log.error("The server refuses the API key: %s", error)
             self._refused = error
@@ -79,28 +114,56 @@ class _Question:
         finally:
             self._done.set()
 
+    def _confirmed(self) -> bool:
+        """Ask for the datasets; whether they are of the organization of the note."""
+        asked_at = time.monotonic()
+        datasets = self._ask_datasets()
+        self._found = Found(self._known, datasets, asked_at)
+        return {dataset.organization_id for dataset in datasets} == {self._known.id}
+
+    def _learn(self, told: Organization) -> None:
+        self._note.write(told)
+        if told.id != self._known.id:
+            log.error("The API key belongs to another organization now, %s: mount again.", told.name)
+        self._found = dataclasses.replace(self._found, organization=told)
+
 
 def _path(credentials: Credentials, cache_dir: Path) -> Path:
     text = f"{credentials.base_url}\0{credentials.api_key.reveal()}"
     return cache_dir / "organizations" / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
 
 
-def _read(note: Path) -> Organization | None:
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        data = json.loads(note.read_text(encoding="utf-8"))
-        if data.pop("version") == _VERSION:
-            return Organization(**data)
-    return None
+class _Note:
+    """What the service said of the organization, and when. A file that cannot be read is none."""
 
+    def __init__(self, path: Path, wall_clock: Callable[[], float]) -> None:
+        self._path = path
+        self._wall_clock = wall_clock
+        self._asked_s = 0.0
 
-def _write(note: Path, organization: Organization) -> None:
-    fresh = note.with_suffix(".new")
-    text = json.dumps({"version": _VERSION, **dataclasses.asdict(organization)})
-    try:
-        note.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  (Path.open takes no descriptor)
-            file.write(text + "\n")
-        fresh.replace(note)
-    except OSError as error:
-        log.warning("%s cannot be written: %s", note, error.strerror)
+    @property
+    def is_old(self) -> bool:
+        """Whether it is time to ask again; also when the clock was put back since."""
+        return not 0 <= self._wall_clock() - self._asked_s < OLD_S
+
+    def read(self) -> Organization | None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            data = json.loads(self._path.read_text(encoding="utf-8"))
+            version, asked_s = data.pop("version"), float(data.pop("asked_s", 0))
+            if version in (1, _VERSION):
+                organization = Organization(**data)
+                self._asked_s = asked_s
+                return organization
+        return None
+
+    def write(self, organization: Organization) -> None:
+        fresh = self._path.with_suffix(".new")
+        data = {"version": _VERSION, "asked_s": self._wall_clock(), **dataclasses.asdict(organization)}
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  (Path.open takes no descriptor)
+                file.write(json.dumps(data) + "\n")
+            fresh.replace(self._path)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self._path, error.strerror)

@@ -48,6 +48,32 @@ def test_bad_key(unmounted: Drive) -> None:
     assert "pk_live_wrong" not in words + unmounted.log()
 
 
+def test_a_key_that_was_good_at_the_last_mount_and_is_revoked(drive: Drive) -> None:
+    drive.umount()
+    drive.sandbox.faults(scope="api", fail_rate=1, fail_status=401)
+    assert "refuses the API key" in attempt(drive)
+    assert mounts.mount_type(drive.mnt) is None
+    drive.sandbox.clear_faults()
+    drive.mount()
+
+
+def test_the_next_mount_asks_for_the_datasets_only(drive: Drive) -> None:
+    drive.umount()
+    drive.sandbox.reset_stats()
+    drive.mount()
+    assert drive.sandbox.stats()["api"]["by_route"] == {"GET /datasets/": 1}
+    assert os.listdir(drive.mnt) == ["photos"]
+
+
+def test_a_server_that_hangs_does_not_keep_the_next_mount(drive: Drive) -> None:
+    drive.umount()
+    drive.sandbox.faults(next=[{"match": "*", "action": "stall", "count": 1000}])
+    drive.mount()
+    assert os.listdir(drive.mnt) == ["photos"]
+    assert drive.sandbox.stats()["faulted"] > 0
+    drive.sandbox.clear_faults()
+
+
 def test_unreachable_server(unmounted: Drive) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
