@@ -25,10 +25,17 @@ def overlay_of(journal: Journal) -> Callable[[str, Tree], None]:
 
     def overlay(dataset_id: str, tree: Tree) -> None:
         for change in journal.changes.of_dataset(dataset_id):
-            if change.kind is not ChangeKind.COPY or not journal.changes.is_made(change.id):
+            if not (_makes_image(change, dataset_id) and journal.changes.is_made(change.id)):
                 apply(change, dataset_id, tree)
 
     return overlay
+
+
+def _makes_image(change: Change, dataset_id: str) -> bool:
+    """Whether a dataset gets an image by a change, one with an id of its own."""
+    if change.kind is ChangeKind.TRANSFER:
+        return dataset_id == change.target_dataset_id
+    return change.kind is ChangeKind.COPY
 
 
 def under_way_of(journal: Journal) -> Callable[[str], set[str]]:
@@ -62,14 +69,14 @@ def apply(change: Change, dataset_id: str, tree: Tree) -> None:
     elif change.kind is ChangeKind.TRANSFER and change.image is not None and change.target_folder is not None:
         if dataset_id == change.target_dataset_id:
             # With id and dataset of its source, from which it is read until the copy is there.
-            tree.add(replace(change.image, directory_path=change.target_folder))
+            _show_copy(replace(change.image, directory_path=change.target_folder), tree)
         if dataset_id == change.dataset_id:
             tree.discard(change.image.id)
 
 
 def _show_copy(copy: Image, tree: Tree) -> None:
-    """Show a copy under its provisional id. What the service has at its place already is most likely the copy
-    itself, and is shown with its answer."""
+    """Show a copy under the id that it has until it is there. What the service has at its place already is
+    most likely the copy itself, and is shown with its answer."""
     there = tree.add_folder(copy.directory_path).images.get(namespace.to_local(copy.filename))
     if there is not None and there.filename == copy.filename:
         tree.discard(there.id)
