@@ -10,13 +10,17 @@ is whole, and was made durable there.
 The least recently used files go first when the folder passes its bound or the disk runs low; files that are
 open never do. Who is oldest is found out by looking at the folder, a thousand at a time.
 
-Lock order: `CachedImage._lock`, then `ContentCache._lock`; nothing is called while either is held but the
-file system.
+A disk that takes nothing keeps nobody from reading (see cache/diskless): an image's file may be one in
+memory, from the start or from the moment at which a write fails, for as long as it is open.
+
+Lock order: `CachedImage._lock`, `ContentCache._evicting`, `ContentCache._lock`, those of cache/diskless;
+nothing is called while one is held but the file system.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import heapq
 import logging
@@ -31,6 +35,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pictofs.cache.diskless import DiskTrouble, Memory, copy, is_refusal, pwrite
 from pictofs.cache.ranges import Ranges
 
 log = logging.getLogger(__name__)
@@ -68,6 +73,7 @@ class CachedImage:
     Attributes:
         fd: the image's bytes, from offset 0. Read only what is here, and never past `total_bytes`.
         total_bytes: the image's size.
+        is_in_memory: the bytes are not on the disk, and go when the image is closed.
     """
 
     def __init__(self, cache: ContentCache, name: str, fd: int, total_bytes: int, disk_bytes: int) -> None:
@@ -81,6 +87,10 @@ class CachedImage:
         self._unchecked: dict[int, int] = {}  # chunk → checksum that its bytes must have
         self._disk_bytes = disk_bytes
         self._is_counted = True  # nothing was written since `_disk_bytes`
+        self.is_in_memory = False  # becomes true at most once
+        self._is_read_only = False  # opened so because the disk is
+        self._is_trusted = True  # no slot is known to lie
+        self._writing_since: int | None = None  # how often the disk had refused something by the first write
 
     def is_empty(self) -> bool:
         """Whether nothing is here yet."""
@@ -105,28 +115,56 @@ class CachedImage:
         """Store bytes of the image.
 
         Raises:
-            OSError: the disk did not take them.
+            OSError: the disk did not take them, even after room was made; or too much is in memory.
         """
         end = offset + len(data)
-        view = memoryview(data)
-        position = offset
-        while view:
-            written = os.pwrite(self.fd, view, position)
-            view, position = view[written:], position + written
-        with self._lock:
-            self._is_counted = False
-            self._present.add(offset, end)
-            complete = [
-                chunk
-                for chunk in range(offset // CHUNK_BYTES, -(-end // CHUNK_BYTES))
-                if chunk not in self._stored and self._present.covers(*self._bounds(chunk))
-            ]
+        complete = None
+        while complete is None:
+            was_in_memory = self.is_in_memory
+            self._put(data, offset)
+            with self._lock:
+                if was_in_memory == self.is_in_memory:  # else they may be in the file that was left meanwhile
+                    self._is_counted = False
+                    self._present.add(offset, end)
+                    complete = [
+                        chunk
+                        for chunk in range(offset // CHUNK_BYTES, -(-end // CHUNK_BYTES))
+                        if chunk not in self._stored and self._present.covers(*self._bounds(chunk))
+                    ]
         for chunk in complete:
-            start, stop = self._bounds(chunk)
-            self._write_slot(chunk, zlib.crc32(os.pread(self.fd, stop - start, start)), _FULL)
+            if not was_in_memory:
+                start, stop = self._bounds(chunk)
+                self._write_slot(chunk, zlib.crc32(os.pread(self.fd, stop - start, start)), _FULL)
             self._stored.add(chunk)
-        if complete:
+        if complete or was_in_memory:
             self._account()
+
+    def go_into_memory(self) -> None:
+        """Leave the file on the disk for one in memory, with what is here, under the same `fd`.
+
+        Raises:
+            OSError: too much is in memory, or what is here cannot be read.
+        """
+        memory = self._cache.memory
+        with self._lock:
+            if self.is_in_memory:
+                return
+            memory.check_room(self._present.total())
+            fd = memory.create()
+            try:
+                for start, end in self._present:
+                    copy(self.fd, fd, start, end)
+                self._cache._grew(_disk_bytes(os.fstat(self.fd)) - self._disk_bytes)
+                os.dup2(fd, self.fd, inheritable=False)  # whoever reads just now reads the old one to the end
+            finally:
+                os.close(fd)
+            self._disk_bytes, self._is_counted = 0, False
+            self.is_in_memory = True
+            is_useless = not self._stored
+        self._account()
+        if is_useless:
+            with contextlib.suppress(OSError):
+                self._cache._unlink(self.name)
 
     def close(self) -> None:
         """Let go of the file. What is here stays in the cache."""
@@ -165,13 +203,33 @@ class CachedImage:
             with self._lock:
                 if not is_good and chunk in self._unchecked:
                     log.warning("A chunk of a cached image is damaged and will be fetched again")
-                    self._write_slot(chunk, 0, 0)
+                    try:
+                        self._write_slot(chunk, 0, 0)
+                    except OSError:
+                        self._is_trusted = False
                     self._present.remove(begin, stop)
                     self._stored.discard(chunk)
                 self._unchecked.pop(chunk, None)
 
     def _write_slot(self, chunk: int, checksum: int, state: int) -> None:
-        os.pwrite(self.fd, _SLOT.pack(checksum, state), self.total_bytes + _SLOT.size * chunk)
+        self._put(_SLOT.pack(checksum, state), self.total_bytes + _SLOT.size * chunk)
+
+    def _put(self, data: bytes | memoryview, offset: int) -> None:
+        """Write to the file, with a second try if room can be made. Raises OSError."""
+        if self.is_in_memory:
+            self._cache.memory.check_room(len(data))
+            pwrite(self.fd, data, offset)
+            return
+        if self._writing_since is None:
+            self._writing_since = self._cache.trouble.refusals
+        self._cache.trouble.watch(
+            lambda: self._put_on_disk(data, offset), lambda: self._cache._give_way(self.total_bytes)
+        )
+
+    def _put_on_disk(self, data: bytes | memoryview, offset: int) -> None:
+        if self._is_read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        pwrite(self.fd, data, offset)
 
     def _account(self) -> None:
         with self._lock:
@@ -179,7 +237,8 @@ class CachedImage:
                 return
             self._is_counted = True
             before, self._disk_bytes = self._disk_bytes, _disk_bytes(os.fstat(self.fd))
-            self._cache._grew(self._disk_bytes - before)
+            grew = self._cache.memory.grew if self.is_in_memory else self._cache._grew
+            grew(self._disk_bytes - before)
 
 
 class ContentCache:
@@ -189,6 +248,10 @@ class ContentCache:
         folder: where the files are; made private to the user.
         max_bytes: the bound of the disk space that they take.
         min_free_bytes: room to leave on the disk.
+
+    Attributes:
+        trouble: whether the disk takes what is written.
+        memory: what is there instead when it does not.
     """
 
     def __init__(self, folder: Path, *, max_bytes: int, min_free_bytes: int = 0) -> None:
@@ -203,7 +266,13 @@ class ContentCache:
         self._ambiguous: set[str] = set()  # names that are open, perhaps as two files: one was unlinked
         self._victims: deque[tuple[int, str]] = deque()  # access time in ns, name: the oldest first
         self._evicting = threading.Lock()
-        self._make_folder()
+        self.trouble = DiskTrouble(folder)
+        self.memory = Memory()
+        try:
+            self.trouble.watch(self._make_folder)
+        except OSError as error:
+            if not is_refusal(error):
+                raise
 
     def start(self) -> None:
         """`settle` in the background."""
@@ -223,6 +292,8 @@ class ContentCache:
 
     def capacity_bytes(self) -> int:
         """How much can be here now: the cache's bound, or what the disk leaves it."""
+        if self.trouble.error is not None:
+            return 0
         return min(self.max_bytes, max(0, self._used_bytes + self._disk_room_bytes()))
 
     def open(self, image_id: str, size_bytes: int) -> CachedImage:
@@ -231,7 +302,7 @@ class ContentCache:
         Look at its `total_bytes`: an earlier listing may have known another size.
 
         Raises:
-            OSError: the file cannot be made.
+            OSError: the file cannot be made; see `open_in_memory`.
         """
         name = _file_name(image_id)
         with self._lock:
@@ -241,12 +312,23 @@ class ContentCache:
             image = (
                 self._load(name, size_bytes)
                 or self._load(name + _ADOPTED, size_bytes)
-                or self._make(name, size_bytes)
+                or self.trouble.watch(
+                    lambda: self._make(name, size_bytes), lambda: self._give_way(size_bytes)
+                )
             )
         finally:
             if image is None:
                 with self._lock:
                     self._let_go(name)
+        return image
+
+    def open_in_memory(self, image_id: str, size_bytes: int) -> CachedImage:
+        """A file for the image that is not on the disk, and goes when it is closed. Raises OSError."""
+        name = _file_name(image_id)
+        image = CachedImage(self, name, self.memory.create(), size_bytes, 0)
+        image.is_in_memory = True
+        with self._lock:
+            self._open[name] += 1
         return image
 
     def expect(self, image_id: str, size_bytes: int) -> None:
@@ -275,7 +357,7 @@ class ContentCache:
         self.make_room()
 
     def discard(self, image_id: str) -> None:
-        """Forget what is here of an image. Whoever has it open goes on with what they have."""
+        """Forget what is here of an image; whoever has it open keeps what they have. Raises OSError."""
         for name in (_file_name(image_id), _file_name(image_id) + _ADOPTED):
             self._unlink(name)
 
@@ -310,40 +392,69 @@ class ContentCache:
         if not self._is_over() or not self._evicting.acquire(blocking=False):
             return
         try:
-            counted = False
-            while self._is_over():
-                with self._lock:
-                    victim = self._victims.popleft() if self._victims else None
-                if victim is None:
-                    if counted:
-                        return  # all that is left is open
-                    self.count()
-                    counted = True
-                    continue
-                used_ns, name = victim
-                with contextlib.suppress(FileNotFoundError):
-                    if not self._is_open(name) and (self.folder / name).stat().st_atime_ns == used_ns:
-                        self._unlink(name)
-                        counted = False
+            for _ in self._evictions():
+                if not self._is_over():
+                    return
         finally:
             self._evicting.release()
 
     # Inside
 
+    def _evictions(self) -> Iterator[int]:
+        """Remove the least recently used file, and then the next, as long as there is one that is not open;
+        gives how many bytes went with each. Needs `_evicting`."""
+        counted = False
+        while True:
+            with self._lock:
+                victim = self._victims.popleft() if self._victims else None
+            if victim is None:
+                if counted:
+                    return  # all that is left is open
+                self.count()
+                counted = True
+                continue
+            used_ns, name = victim
+            try:
+                if not self._is_open(name) and (self.folder / name).stat().st_atime_ns == used_ns:
+                    yield self._unlink(name)
+                    counted = False
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                log.debug("Nothing goes from the image cache: %s", error)
+                return
+
+    def _give_way(self, wanted_bytes: int) -> bool:
+        """Let files go, whatever room there should be, until the disk has so much more; whether any went."""
+        freed = 0
+        with self._evicting:
+            for gone_bytes in self._evictions():
+                freed += gone_bytes
+                if freed >= wanted_bytes:
+                    break
+        return freed > 0
+
     def _load(self, name: str, size_bytes: int) -> CachedImage | None:
         path = self.folder / name
         access = os.O_RDONLY if name.endswith(_ADOPTED) else os.O_RDWR  # the former may still be in the spool
+        is_read_only = False
         try:
             fd = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            fd, is_read_only = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), True
         try:
             status = os.fstat(fd)
             # The order of use is kept as the access time: the modification time of what was adopted may be
             # looked at by whoever still has the spool's file open.
-            os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
+            with contextlib.suppress(OSError):  # a full or read-only disk may refuse even that
+                os.utime(fd, ns=(time.time_ns(), status.st_mtime_ns))
             image = self._loaded(name, fd, status, size_bytes)
             if image is not None:
+                image._is_read_only = is_read_only
                 return image
         except BaseException:
             os.close(fd)
@@ -392,9 +503,13 @@ class ContentCache:
         return image
 
     def _closed(self, image: CachedImage) -> None:
+        if image.is_in_memory:
+            self.memory.grew(-image._disk_bytes)
+        elif self.trouble.error is not None and image._writing_since == self.trouble.refusals:
+            self.trouble.over()  # all that was written since the last refusal
         with self._lock:
             stem = _stem(image.name)
-            if not image._unchecked:
+            if not image._unchecked and image._is_trusted and not image.is_in_memory:
                 self._sound[hash(image.name)] = image.is_whole() and stem not in self._ambiguous
             self._let_go(stem)
 
@@ -434,8 +549,7 @@ class ContentCache:
         try:
             disk = os.statvfs(self.folder)
         except FileNotFoundError:
-            self._make_folder()
-            disk = os.statvfs(self.folder)
+            return 0  # it is made with the next file
         return disk.f_bavail * disk.f_frsize - self._min_free_bytes
 
     def _make_folder(self) -> None:
@@ -443,7 +557,7 @@ class ContentCache:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _entries(self) -> Iterator[tuple[os.DirEntry[str], os.stat_result]]:
-        with os.scandir(self.folder) as entries:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     yield entry, entry.stat(follow_symlinks=False)

@@ -7,7 +7,8 @@ of many files costs little; who reads on gets ranges that grow, each asked for b
 
 A flight that breaks goes on where it stopped. One whose Range was ignored brings the image from its first
 byte, and the image's other readers wait for it. What ends with another number of bytes than announced is an
-error, never a short or padded file. When the last reader leaves, flights that have far to go are ended.
+error, never a short or padded file. Bytes that the disk does not take are in memory for as long as somebody
+reads the image. When the last reader leaves, flights that have far to go are ended.
 
 Lock order: `Downloader._lock`, then `Transfer._grown`, then the locks of cache/content. None is held while
 bytes or answers are awaited.
@@ -21,7 +22,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 from pictofs.api.errors import (
@@ -34,6 +35,7 @@ from pictofs.api.errors import (
 )
 from pictofs.api.models import Image
 from pictofs.cache.content import CHUNK_BYTES, CachedImage, ContentCache
+from pictofs.cache.diskless import is_refusal
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +126,8 @@ class Transfer:
     def __init__(self, downloader: Downloader, image: Image, file: CachedImage) -> None:
         self.image = image
         self.file = file
-        self.readers = 0  # guarded by the downloader, as is the next
+        self.readers = 0  # guarded by the downloader, as are the next two
+        self.ahead = 0  # how many of them only fetch ahead
         self.is_closed = False
         self._downloader = downloader
         self._grown = threading.Condition()
@@ -245,8 +248,10 @@ class Transfer:
         and then whether that is no longer wanted.
 
         Raises:
-            PictographError, OSError: they could not be had; InterruptedError when they are not wanted.
+            PictographError, OSError: they could not be had, or not be kept on the disk; InterruptedError when
+                they are not wanted.
         """
+        self._check_kept()
         end = min(size_bytes, self.file.total_bytes)
         if self.file.total_bytes <= WHOLE_BYTES:
             end = self.file.total_bytes
@@ -261,10 +266,16 @@ class Transfer:
                 self._flights.append(flight)
         if flight is None:
             self.ensure(0, end, stop)
-            return
-        self._fly(flight, lambda: self.readers == 1 and stop())
-        if flight.error is not None:
-            raise flight.error
+        else:
+            self._fly(flight, lambda: self.readers == 1 and stop())
+            if flight.error is not None:
+                raise flight.error
+        self._check_kept()
+
+    def _check_kept(self) -> None:
+        """Raises OSError: the disk does not take this image, so that fetching it ahead is in vain."""
+        if self.file.is_in_memory:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.image.filename)
 
     def _fly(self, flight: Flight, stop: Callable[[], bool] = lambda: False) -> None:
         error: BaseException | None = None
@@ -325,7 +336,7 @@ class Transfer:
                         expected=total_bytes,
                         received=position + len(data),
                     )
-                self.file.write(data, position)
+                self._store(flight, data, position)
                 position += len(data)
                 with self._grown:
                     flight.position = position
@@ -334,6 +345,20 @@ class Transfer:
             raise IncompleteTransferError(
                 f"{image.filename} ended early", expected=flight.end, received=position
             )
+
+    def _store(self, flight: Flight, data: bytes, position: int) -> None:
+        """Put bytes into the image's file: one in memory, when the disk does not take them and somebody reads
+        them. Raises OSError."""
+        try:
+            self.file.write(data, position)
+        except OSError as error:
+            if not is_refusal(error):
+                raise
+            if self.readers <= self.ahead:
+                flight.cancelled.set()  # who comes now tries again
+                raise
+            self.file.go_into_memory()
+            self.file.write(data, position)
 
     @contextmanager
     def _known(self, flight: Flight, stream: ByteStream) -> Iterator[None]:
@@ -350,7 +375,7 @@ class Transfer:
         """Nobody reads any more: end what has far to go. Whether nothing is under way."""
         with self._grown:
             for flight in self._flights:
-                if flight.end - flight.position > NEAR_BYTES:
+                if flight.end - flight.position > NEAR_BYTES or self.file.is_in_memory:
                     flight.cancelled.set()
                     if flight.stream is not None:
                         flight.stream.cancel()
@@ -441,14 +466,14 @@ class Downloader:
 
     def fetch(self, image: Image, size_bytes: int, stop: Callable[[], bool] = lambda: False) -> None:
         """Bring the first bytes of an image into the cache, in this thread; see `Transfer.fetch`."""
-        transfer = self.attach(image)
+        transfer = self.attach(image, ahead=True)
         try:
             transfer.fetch(size_bytes, stop)
         finally:
-            self.detach(transfer)
+            self.detach(transfer, ahead=True)
 
-    def attach(self, image: Image) -> Transfer:
-        """One reader more of an image.
+    def attach(self, image: Image, *, ahead: bool = False) -> Transfer:
+        """One reader more of an image; `ahead`: one that only wants it to be on the disk.
 
         Raises:
             IncompleteTransferError: the listing was wrong about its size, which is put right.
@@ -458,20 +483,23 @@ class Downloader:
         with self._lock:
             transfer = self._transfers.get(image.id)
             if transfer is None:
-                transfer = self._transfers[image.id] = Transfer(self, image, self._file(image, size_bytes))
+                file = self._file(image, size_bytes, ahead=ahead)
+                transfer = self._transfers[image.id] = Transfer(self, image, file)
             transfer.readers += 1
+            transfer.ahead += ahead
             known_bytes = transfer.file.total_bytes
         if known_bytes == size_bytes:
             return transfer
         # Programs were shown another size than that of the bytes which are here.
         self.put_right(image, known_bytes)
-        self.detach(transfer)
+        self.detach(transfer, ahead=ahead)
         raise _WrongSizeError(image.filename, listed=size_bytes, true=known_bytes)
 
-    def detach(self, transfer: Transfer) -> None:
+    def detach(self, transfer: Transfer, *, ahead: bool = False) -> None:
         """One reader less."""
         with self._lock:
             transfer.readers -= 1
+            transfer.ahead -= ahead
             is_over = transfer.readers == 0 and transfer.abandon() and self._forget(transfer)
         if is_over:
             self._close(transfer)
@@ -492,9 +520,18 @@ class Downloader:
             transfer = self._transfers.get(image.id)
             if transfer is not None and transfer.file.total_bytes != true_bytes:
                 del self._transfers[image.id]
-                self._cache.discard(image.id)
+                with suppress(OSError):  # of a disk that is read-only
+                    self._cache.discard(image.id)
 
-    def _file(self, image: Image, size_bytes: int) -> CachedImage:
+    def _file(self, image: Image, size_bytes: int, *, ahead: bool) -> CachedImage:
+        try:
+            return self._file_on_disk(image, size_bytes)
+        except OSError as error:
+            if ahead or not is_refusal(error):
+                raise
+            return self._cache.open_in_memory(image.id, size_bytes)
+
+    def _file_on_disk(self, image: Image, size_bytes: int) -> CachedImage:
         file = self._cache.open(image.id, size_bytes)
         if file.total_bytes != size_bytes and file.is_empty():  # made for a size that no byte has confirmed
             file.close()
