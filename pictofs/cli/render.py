@@ -114,6 +114,9 @@ def _facts(report: StatusReport, now_s: float) -> list[_Fact]:
         facts.append(
             _Fact("cache", f"{show_size(report.cache.used_bytes)} of {show_size(report.cache.limit_bytes)}")
         )
+        if report.cache.trouble is not None:
+            reason = printable(report.cache.trouble)
+            facts.append(_Fact("", f"takes nothing, images are read without it: {reason}"))
     return facts
 
 

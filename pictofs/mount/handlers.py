@@ -37,6 +37,7 @@ from pictofs.cache.content import Usage
 from pictofs.mount.archive import ArchivedRow, Outcome
 from pictofs.mount.control import BusyError, ControlError, Handler, MountRecord
 from pictofs.mount.plan import Traits
+from pictofs.mount.problems import sentence
 from pictofs.mount.status import (
     NOTHING,
     Budget,
@@ -87,13 +88,22 @@ class ArchiveView(Protocol):
     def remove_permanently(self, path: str) -> None: ...
 
 
+class TroubleView(Protocol):
+    """Why the disk of the image cache takes nothing; None when it does."""
+
+    @property
+    def error(self) -> OSError | None: ...
+
+
 class CacheView(Protocol):
-    """The image cache's size, in bytes."""
+    """The image cache's size, in bytes, and its disk."""
 
     @property
     def used_bytes(self) -> int: ...
     @property
     def max_bytes(self) -> int: ...
+    @property
+    def trouble(self) -> TroubleView: ...
     def count(self) -> Usage: ...
     def clear(self) -> Usage: ...
 
@@ -178,7 +188,7 @@ def report(parts: Parts) -> StatusReport:
             {reason.value: count for reason, count in budget.by_reason.items()},
             budget.pause_s,
         ),
-        cache=None if parts.cache is None else Cache(parts.cache.used_bytes, parts.cache.max_bytes),
+        cache=None if parts.cache is None else _cache(parts.cache),
         mountpoint=parts.record.mountpoint,
         pid=parts.record.pid,
         started_s=parts.record.started_s,
@@ -274,6 +284,11 @@ def build_handlers(parts: Parts) -> Mapping[str, Handler]:
         "warm_stop": warm_stop,
         "unmount": unmount,
     }
+
+
+def _cache(cache: CacheView) -> Cache:
+    error = cache.trouble.error
+    return Cache(cache.used_bytes, cache.max_bytes, None if error is None else sentence(error))
 
 
 def _kept(part: T | None) -> T:

@@ -36,7 +36,8 @@ def _words(error: BaseException) -> str:
         return _service_words(error)
     if isinstance(error, OSError) and error.strerror:
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
-        hint = "; make room on that disk." if error.errno == errno.ENOSPC else "."
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        hint = "; make room on that disk." if is_full else "."
         return f"{place}{error.strerror}{hint}"
     if type(error).__module__.startswith("pictofs."):
         return str(error)  # the rooms' own exceptions say it in a sentence

@@ -15,7 +15,8 @@
                     MAX_PROBLEMS of problems_total
     refused         changes that the server refused since the mount, the latest: [{"path", "kind", "reason"}]
     budget          {"used", "limit", "remaining", "reset_s", "by_route", "by_reason", "pause_s"} or null
-    cache           {"used_bytes", "limit_bytes"} or null
+    cache           {"used_bytes", "limit_bytes", "trouble"} or null; trouble: why its disk takes no image
+                    now, as a sentence, or null
 
 Times ending in `_s` are Unix seconds, but `left_s` and `pause_s` are durations. Null means not known.
 """
@@ -140,6 +141,7 @@ class Budget:
 class Cache:
     used_bytes: int
     limit_bytes: int
+    trouble: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 
 from pictofs.api.errors import PictographError
 from pictofs.api.models import Image
+from pictofs.cache.diskless import is_refusal
 from pictofs.cache.provisional import is_provisional
 from pictofs.fs.view import FolderNode, ImageNode, RootNode, View
 from pictofs.mount.problems import MountError
@@ -142,7 +143,8 @@ class Warming:
                     self._fetch(image, ALL_BYTES, lambda: job.is_stopped)
             except (PictographError, OSError) as error:
                 failure = error
-                log.warning("%s was not brought into the cache: %s", image.filename, error)
+                level = logging.DEBUG if is_refusal(error) else logging.WARNING  # the former was said
+                log.log(level, "%s was not brought into the cache: %s", image.filename, error)
             with self._lock:
                 job.left_out += not is_linked
                 job.failed += failure is not None

@@ -172,3 +172,12 @@ def test_uploads() -> None:
 def test_printable() -> None:
     assert printable("grün 🐦 a b") == "grün 🐦 a b"
     assert printable("\x1b]0;x\x07\udcff\n") == "\\x1b]0;x\\x07\\udcff\\n"
+
+
+def test_a_cache_that_takes_nothing_is_said_to() -> None:
+    cache = Cache(0, 10 * 2**30, "/cache: No space left on device; make room on that disk.")
+    lines = render.status_text(dataclasses.replace(IDLE, cache=cache), NOW_S).splitlines()
+    assert [line.strip() for line in lines[-2:]] == [
+        "cache       0 B of 10 GiB",
+        f"takes nothing, images are read without it: {cache.trouble}",
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,6 +104,9 @@ class Counted:
 class Cached:
     used_bytes, max_bytes = 3, 30
 
+    def __init__(self) -> None:
+        self.trouble = SimpleNamespace(error=OSError(errno.ENOSPC, "No space left on device", "/cache"))
+
     def count(self) -> Usage:
         return Usage(2, 3)
 
@@ -125,6 +129,7 @@ def test_status_has_it_all(daemon: FakeDaemon) -> None:
     assert report.budget == Budget(5, 2000, 1995, 9.0, {"GET /x": 5}, {"browsing": 5}, 7.0)
     assert report.cache is not None
     assert (report.cache.used_bytes, report.cache.limit_bytes) == (3, 30)
+    assert report.cache.trouble == "/cache: No space left on device; make room on that disk."
 
 
 def test_uploads_lists_every_pending_file(daemon: FakeDaemon, tmp_path: Path) -> None:

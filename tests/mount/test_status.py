@@ -119,7 +119,7 @@ def test_json_carries_all_of_it() -> None:
         landed=Tally(12, 34),
         rate_bytes_per_s=10.0,
         budget=Budget(120, 2000, 1880, NOW_S + 60, {"GET /datasets/": 2}),
-        cache=Cache(5, 10),
+        cache=Cache(5, 10, "/cache: full; make room on that disk."),
         pid=77,
         started_s=NOW_S,
     )
