@@ -54,7 +54,7 @@ _FULL = 1
 _TAIL = struct.Struct("<8sQ")  # _MAGIC, the image's size in bytes
 _MAGIC = b"pictofs2"
 _ADOPTED = ".whole"  # the suffix of a file without slots, complete by its name
-_AHEAD_BYTES = 1 << 20  # what the disk begins with while the slots are looked at
+_AHEAD_BYTES = 1 << 20  # what the disk begins with before it is read
 _DISK_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the disk's own
 _VICTIMS = 1000
 """How many of the oldest files one look at the folder finds: it takes half a second for 100,000 files."""
@@ -86,7 +86,6 @@ class CachedImage:
         self._stored: set[int] = set()  # chunks whose slots are filled
         self._unchecked: dict[int, int] = {}  # chunk → checksum that its bytes must have
         self._disk_bytes = disk_bytes
-        self._is_counted = True  # nothing was written since `_disk_bytes`
         self.is_in_memory = False  # becomes true at most once
         self._is_read_only = False  # opened so because the disk is
         self._is_trusted = True  # no slot is known to lie
@@ -124,7 +123,6 @@ class CachedImage:
             self._put(data, offset)
             with self._lock:
                 if was_in_memory == self.is_in_memory:  # else they may be in the file that was left meanwhile
-                    self._is_counted = False
                     self._present.add(offset, end)
                     complete = [
                         chunk
@@ -158,7 +156,7 @@ class CachedImage:
                 os.dup2(fd, self.fd, inheritable=False)  # whoever reads just now reads the old one to the end
             finally:
                 os.close(fd)
-            self._disk_bytes, self._is_counted = 0, False
+            self._disk_bytes = 0
             self.is_in_memory = True
             is_useless = not self._stored
         self._account()
@@ -233,9 +231,6 @@ class CachedImage:
 
     def _account(self) -> None:
         with self._lock:
-            if self._is_counted:
-                return
-            self._is_counted = True
             before, self._disk_bytes = self._disk_bytes, _disk_bytes(os.fstat(self.fd))
             grew = self._cache.memory.grew if self.is_in_memory else self._cache._grew
             grew(self._disk_bytes - before)

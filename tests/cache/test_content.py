@@ -149,6 +149,23 @@ def test_what_is_open_stays(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_a_file_has_come_to_take_is_counted_when_it_is_closed(tmp_path: Path) -> None:
+    """A file system may need more for it afterwards, and programs are not the only ones to write."""
+    cache = ContentCache(tmp_path, max_bytes=1 << 20)
+    size = 8 * CHUNK_BYTES
+    image = cache.open("i1", size)
+    image.write(b"x" * CHUNK_BYTES, 0)
+    image.close()
+    image = cache.open("i1", size)
+    (file,) = tmp_path.iterdir()
+    with file.open("r+b") as more:
+        more.seek(4 * CHUNK_BYTES)
+        more.write(b"y" * BLOCK_BYTES)
+    image.close()
+    used_bytes = cache.used_bytes
+    assert used_bytes == cache.count().bytes > CHUNK_BYTES + BLOCK_BYTES
+
+
 def test_no_room_on_the_disk_leaves_nothing_but_what_is_open(tmp_path: Path) -> None:
     cache = ContentCache(tmp_path, max_bytes=1 << 40, min_free_bytes=1 << 60)
     assert cache.capacity_bytes() == 0
