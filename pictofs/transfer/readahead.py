@@ -100,7 +100,7 @@ class _Run:
         self._start = position
         self._told = position  # up to here the disk knows
         self._stride = 1
-        self.is_shared = False  # several processes take turns, and read behind the furthest file as well
+        self._is_shared = False  # several processes take turns, and read behind the furthest file as well
         self._done = {position}  # read or asked for; those far behind are forgotten
 
     def takes(self, position: int) -> bool:
@@ -114,7 +114,7 @@ class _Run:
             self.steps += 1
             self._done = {done for done in self._done if done >= position - REACH}
         elif position not in self._done:
-            self.is_shared = True
+            self._is_shared = True
         self._done.add(position)
         return True
 
@@ -126,7 +126,7 @@ class _Run:
     def next(self, at_once: int, length: int) -> Iterator[int]:
         """The positions to fetch now. What is taken counts as asked for."""
         ahead = min(at_once, 1 << min(self.steps, 10))
-        if self.is_shared:
+        if self._is_shared:
             wanted = range(max(self._start, self.furthest - REACH), min(self.furthest + ahead + 1, length))
         else:
             end = self.furthest + ahead * self._stride + 1
@@ -141,7 +141,7 @@ class _Run:
         first = max(self.furthest, self._told) + self._stride
         wanted = range(first, min(self.furthest + DISK_AHEAD * self._stride + 1, length), self._stride)
         is_last = bool(wanted) and wanted[-1] + self._stride >= length
-        if self.is_shared or (len(wanted) < DISK_BATCH and not is_last):
+        if self._is_shared or (len(wanted) < DISK_BATCH and not is_last):
             return range(0)
         self._told = wanted[-1]
         return wanted
@@ -286,6 +286,7 @@ class Readahead:
                     self._issue(folder, order, run)
             else:
                 self._break(folder)
+                self._continued.clear()
                 for order in folder.orders:
                     order.begin(number)
             folder.recent.append(follower)

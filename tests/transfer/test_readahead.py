@@ -276,6 +276,14 @@ def test_the_disk_is_not_told_of_files_that_are_read_in_no_order() -> None:
     assert house.expected == []
 
 
+def test_the_disk_is_not_told_where_others_read_between() -> None:
+    house = House(1000)
+    house.here = {image.id for image in house.images}
+    walked = [[3 * step, 3 * step + 1, 3 * step + 2, 300 + 20 * step] for step in range(30)]
+    assert walk(house, [number for part in walked for number in part]) == 0
+    assert house.expected == []
+
+
 def test_what_is_missing_among_files_that_are_here_is_fetched() -> None:
     house = House(100)
     house.here = {image.id for image in house.images[:50]}
