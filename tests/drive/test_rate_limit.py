@@ -29,6 +29,9 @@ def test_listers_and_readers_during_a_429_spend_a_handful_of_requests(
         (drive.mnt / "photos" / names[0]).read_bytes()
         sandbox.faults(rate_limit=1)  # more than one has been sent this hour
         sandbox.reset_stats()
+        with pytest.raises(OSError, match=rf"\[Errno {errno.EAGAIN}\]"):
+            os.listdir(drive.mnt / "unseen-0")  # its listing and its folders are asked for side by side
+        told = sandbox.requests()
 
         def ask(number: int) -> set[int | None]:
             wrong = set()
@@ -44,8 +47,8 @@ def test_listers_and_readers_during_a_429_spend_a_handful_of_requests(
 
         with ThreadPoolExecutor(THREADS) as pool:
             assert set.union(*pool.map(ask, range(THREADS))) == {errno.EAGAIN}
-        # One for each question that was asked before the first answer; never one for each call.
-        assert sandbox.requests() <= DATASETS
+        assert sandbox.requests() == told
+        assert told <= DATASETS
         assert sorted(os.listdir(drive.mnt / "photos")) == sorted(names)
         (drive.mnt / "photos" / names[0]).read_bytes()
         (drive.mnt / "photos" / "new.jpg").write_bytes(picture())
