@@ -8,9 +8,11 @@ with Drive(tmp_path, sandbox) as drive:
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -167,3 +169,16 @@ def picture(number: int = 0, form: str = "JPEG", size: tuple[int, int] = (32, 24
     out = io.BytesIO()
     image.save(out, form, **({"quality": 95} if form == "JPEG" else {}), **options)
     return out.getvalue()
+
+
+def fill(sandbox: SandboxProcess, dataset: str, sizes: list[int]) -> dict[str, bytes]:
+    """Images of random bytes, by name."""
+    contents = {f"{n:04}.jpg": random.Random(f"{dataset}{n}").randbytes(size) for n, size in enumerate(sizes)}
+    rows = [
+        {"filename": name, "content_base64": base64.b64encode(data).decode()}
+        for name, data in contents.items()
+    ]
+    for start in range(0, len(rows), 20):
+        sandbox.populate(dataset=dataset, raw_images=rows[start : start + 20])
+    sandbox.reset_stats()
+    return contents

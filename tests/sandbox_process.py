@@ -170,6 +170,11 @@ class SandboxProcess:
         total: int = self.stats()["api"]["total"]
         return total
 
+    def transfers(self) -> int:
+        """Requests to the storage since the last reset."""
+        total: int = self.stats()["storage"]["total"]
+        return total
+
     def faults(self, **changes: Any) -> dict[str, Any]:
         """Change the trouble; what is not named stays. Returns all that is in force."""
         return self._control("POST", "/sandbox/faults", changes)

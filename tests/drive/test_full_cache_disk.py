@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from drives import Drive
+from drives import Drive, fill
 from sandbox_process import SandboxProcess
 
 pytestmark = pytest.mark.fuse
-
-SIZES = [20_000, 300_000, 1_500_000] * 5
 
 
 @pytest.fixture
@@ -34,10 +30,13 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def contents(sandbox: SandboxProcess) -> dict[str, bytes]:
     """The images of the dataset `full`, by name."""
-    found = {f"{n:02}.jpg": random.Random(n).randbytes(size) for n, size in enumerate(SIZES)}
-    rows = [{"filename": n, "content_base64": base64.b64encode(data).decode()} for n, data in found.items()]
-    sandbox.populate(dataset="full", raw_images=rows)
-    return found
+    return fill(sandbox, "full", [20_000, 300_000, 1_500_000] * 5)
+
+
+def drive_with_cache_on(disk: Path, folder: Path, sandbox: SandboxProcess, *arguments: str) -> Drive:
+    drive = Drive(folder, sandbox, *arguments)
+    drive.env["XDG_CACHE_HOME"] = str(disk)
+    return drive
 
 
 def cat(drive: Drive) -> bytes:
@@ -53,12 +52,7 @@ def look(drive: Drive, contents: dict[str, bytes]) -> None:
     assert cat(drive) == b"".join(contents.values())
 
 
-def transfers(sandbox: SandboxProcess) -> int:
-    total: int = sandbox.stats()["storage"]["total"]
-    return total
-
-
-def fill(disk: Path) -> Path:
+def fill_up(disk: Path) -> Path:
     """A file that leaves nothing."""
     with (disk / "others").open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -70,9 +64,8 @@ def fill(disk: Path) -> Path:
 def test_a_full_disk_keeps_nobody_from_reading(
     tmp_path: Path, sandbox: SandboxProcess, disk: Path, contents: dict[str, bytes], way: str
 ) -> None:
-    drive = Drive(tmp_path / "drive", sandbox, way)
-    drive.env["XDG_CACHE_HOME"] = str(disk)
-    others = fill(disk)
+    drive = drive_with_cache_on(disk, tmp_path / "drive", sandbox, way)
+    others = fill_up(disk)
     with drive:
         for _ in range(2):
             look(drive, contents)
@@ -90,19 +83,18 @@ def test_a_full_disk_keeps_nobody_from_reading(
         assert drive.status()["cache"]["trouble"] is None
         sandbox.reset_stats()
         look(drive, contents)
-        assert transfers(sandbox) == 0
+        assert sandbox.transfers() == 0
 
 
 def test_a_cache_on_a_full_disk_gives_way_to_what_is_read(
     tmp_path: Path, sandbox: SandboxProcess, disk: Path, contents: dict[str, bytes]
 ) -> None:
-    drive = Drive(tmp_path / "drive", sandbox)
-    drive.env["XDG_CACHE_HOME"] = str(disk)
+    drive = drive_with_cache_on(disk, tmp_path / "drive", sandbox)
     with drive:
         first = next(iter(contents))
         assert (drive.mnt / "full" / first).read_bytes() == contents[first]
-        fill(disk)
-        for name in ("03.jpg", "06.jpg"):
+        fill_up(disk)
+        for name in ("0003.jpg", "0006.jpg"):
             assert (drive.mnt / "full" / name).read_bytes() == contents[name]
         assert drive.status()["cache"]["trouble"] is None
         assert len(list(disk.rglob("content-2/*"))) == 1
@@ -111,14 +103,13 @@ def test_a_cache_on_a_full_disk_gives_way_to_what_is_read(
 def test_a_read_only_disk_keeps_nobody_from_reading(
     tmp_path: Path, sandbox: SandboxProcess, disk: Path, contents: dict[str, bytes]
 ) -> None:
-    drive = Drive(tmp_path / "drive", sandbox)
-    drive.env["XDG_CACHE_HOME"] = str(disk)
+    drive = drive_with_cache_on(disk, tmp_path / "drive", sandbox)
     with drive:
-        (drive.mnt / "full" / "00.jpg").read_bytes()
+        (drive.mnt / "full" / "0000.jpg").read_bytes()
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     sandbox.reset_stats()
     with drive:
-        assert (drive.mnt / "full" / "00.jpg").read_bytes() == contents["00.jpg"]
-        assert transfers(sandbox) == 0
+        assert (drive.mnt / "full" / "0000.jpg").read_bytes() == contents["0000.jpg"]
+        assert sandbox.transfers() == 0
         look(drive, contents)
         assert "Read-only file system" in drive.status()["cache"]["trouble"]

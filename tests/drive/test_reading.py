@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import random
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import mounts
 import pytest
-from drives import Drive, picture
+from drives import Drive, fill, picture
 from sandbox_process import SandboxProcess
 
 pytestmark = pytest.mark.fuse
@@ -58,25 +57,6 @@ def sandbox(storage: SandboxProcess) -> Iterator[SandboxProcess]:
     storage.clear_faults()
 
 
-def fill(sandbox: SandboxProcess, dataset: str, sizes: list[int]) -> dict[str, bytes]:
-    """Images of random bytes, by name."""
-    contents = {f"{n:04}.jpg": random.Random(f"{dataset}{n}").randbytes(size) for n, size in enumerate(sizes)}
-    rows = [
-        {"filename": name, "content_base64": base64.b64encode(data).decode()}
-        for name, data in contents.items()
-    ]
-    for start in range(0, len(rows), 20):
-        sandbox.populate(dataset=dataset, raw_images=rows[start : start + 20])
-    sandbox.reset_stats()
-    return contents
-
-
-def transfers(sandbox: SandboxProcess) -> int:
-    """Requests to the storage since the last reset."""
-    total: int = sandbox.stats()["storage"]["total"]
-    return total
-
-
 def test_a_data_loader_reads_1000_images_for_6_requests(tmp_path: Path, sandbox: SandboxProcess) -> None:
     sandbox.populate(dataset="loader", folders=4, images=1000, distinct=True)
     sandbox.reset_stats()
@@ -93,7 +73,7 @@ def test_a_data_loader_reads_1000_images_for_6_requests(tmp_path: Path, sandbox:
         subprocess.run(
             [sys.executable, "-c", IMAGE_FOLDER_WALK, drive.mnt / "loader"], check=True, capture_output=True
         )
-        assert (sandbox.requests(), transfers(sandbox)) == (0, 0)
+        assert (sandbox.requests(), sandbox.transfers()) == (0, 0)
 
 
 def test_cat_of_200_files_costs_3_requests_and_what_it_read_survives(
@@ -110,13 +90,13 @@ def test_cat_of_200_files_costs_3_requests_and_what_it_read_survives(
             "GET /directories/{dataset}": 1,
             "GET /datasets/{dataset}/download": 1,
         }
-        assert transfers(sandbox) <= 200
+        assert sandbox.transfers() <= 200
         drive.kill()
         drive.mount()
         os.listdir(drive.mnt / "cat")
         sandbox.reset_stats()
         assert subprocess.run(command, shell=True, capture_output=True, check=True).stdout == expected
-        assert (sandbox.requests(), transfers(sandbox)) == (0, 0)
+        assert (sandbox.requests(), sandbox.transfers()) == (0, 0)
 
 
 def test_looking_at_headers_does_not_pull_the_files(tmp_path: Path, sandbox: SandboxProcess) -> None:
@@ -139,7 +119,7 @@ def test_the_ends_of_large_files_cost_a_request_each(tmp_path: Path, sandbox: Sa
                 file.seek(-1000, os.SEEK_END)
                 assert file.read() == data[-1000:]
         assert sandbox.requests() <= 5
-        assert transfers(sandbox) <= 4
+        assert sandbox.transfers() <= 4
         assert sandbox.stats()["storage"]["bytes_out"] <= MB
         assert (folder / "0002.jpg").read_bytes() == contents["0002.jpg"]
 
@@ -155,7 +135,7 @@ def test_what_was_copied_in_is_not_fetched(tmp_path: Path, sandbox: SandboxProce
         sandbox.reset_stats()
         for number in range(3):
             assert (drive.mnt / "own" / f"{number}.jpg").read_bytes() == picture(number)
-        assert transfers(sandbox) == 0
+        assert sandbox.transfers() == 0
 
 
 @BOTH_WAYS
@@ -244,7 +224,7 @@ def test_the_cache_command(tmp_path: Path, sandbox: SandboxProcess) -> None:
         sandbox.reset_stats()
         for name, data in contents.items():
             assert (drive.mnt / "warm" / name).read_bytes() == data
-        assert (sandbox.requests(), transfers(sandbox)) == (0, 0)
+        assert (sandbox.requests(), sandbox.transfers()) == (0, 0)
         sandbox.faults(fail_rate=1, fail_status=404, scope="storage")
         assert "40 images removed" in drive.run("cache", "clear", check=True).stdout
         done = drive.run("cache", "warm", str(drive.mnt / "warm" / "0000.jpg"))

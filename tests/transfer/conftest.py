@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from download_house import LARGE, SMALL, House
 from transfer_fakes import FakeClock, FakeService, Room
 
 _MEMORY = Path("/dev/shm")
@@ -21,6 +22,16 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="pictofs-test-", dir=_MEMORY) as memory:
         yield Path(memory)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> House:
+    return House(tmp_path, SMALL)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> House:
+    return House(tmp_path, LARGE)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from download_house import LARGE, SMALL, STEP, House, read_all, settle
 from full_disk import FullDisk
 from image_source import ImageSource
-from test_download import LARGE, SMALL, STEP, House, read_all, settle
 
 from pictofs.api.models import Image
 from pictofs.cache import diskless
@@ -27,16 +27,6 @@ REFUSALS = pytest.mark.parametrize(
 @pytest.fixture
 def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FullDisk:
     return FullDisk(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> House:
-    return House(tmp_path, SMALL)
-
-
-@pytest.fixture
-def large(tmp_path: Path) -> House:
-    return House(tmp_path, LARGE)
 
 
 @REFUSALS
