@@ -205,7 +205,7 @@ class MountSettings:
         "dataset", NAMES, (), "show only this dataset, by name or id; may be given several times"
     )
     read_only: bool = _setting(
-        "ro", SWITCH, False, "refuse every change; opening a file then costs nothing (on libfuse 3)"
+        "ro", SWITCH, False, "refuse every change; files are opened without asking the daemon (on libfuse 3)"
     )
     sync: bool = _setting(
         "sync", SWITCH, False, "close() waits until the image is registered, and a failure is close()'s error"

@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002 - callbacks have libfuse's arguments, whether they need them or not
-"""The FUSE adapter: it translates calls, and decides nothing. Nobody else knows what a binding looks like.
+"""The FUSE adapter: it translates calls, and decides nothing.
 
 It serves fusepy on libfuse 2 and mfusepy on libfuse 2 and 3. Their own translation of each call, where their
 bugs are, is passed by (`fs/binding`): libfuse's raw arguments go to the method of `_Calls` that has the

@@ -81,6 +81,10 @@ class Pages:
 
     def are_of(self, path: bytes, identity: Hashable) -> bool:
         """Whether the pages under a path are this file's, which is being opened there."""
+        return self.note(path, identity) == identity
+
+    def note(self, path: bytes, identity: Hashable) -> Hashable | None:
+        """The pages under a path are this file's from now on; whose they were."""
         parent, _, name = path.rpartition(b"/")
         with self._lock:
             folder = self._folders.setdefault(parent, {})
@@ -89,7 +93,7 @@ class Pages:
             folder[name] = identity
             while self._count > self._limit:
                 self._drop(next(iter(self._folders)))
-        return known == identity
+        return known
 
     def known(self, path: bytes) -> Hashable | None:
         """Whose bytes the kernel may have under a path."""

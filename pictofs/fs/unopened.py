@@ -9,9 +9,9 @@ What still comes are reads, with a path and without a handle. `Unopened` keeps a
 path that is being read, until its end was read or nobody has read there for `LINGER_S`.
 
 Which program reads is not known. So of an image that was replaced nothing but its beginning is given to
-anybody (ESTALE) until somebody has read that, or `LINGER_S` have passed: who is in the middle of the old
-one must not go on in the new one. The kernel drops the old one's pages when it sees another size or mtime
-(`auto_inval_data`, which libfuse has from 3 on: without it they would stay).
+anybody (ESTALE) until somebody has read that, or `LINGER_S` after the first refusal: who is in the middle
+of the old one must not go on in the new one. The kernel drops the old one's pages when it sees another
+size or mtime (`auto_inval_data`, which libfuse has from 3 on: without it they would stay).
 
 Lock order: `Unopened._lock` alone; nothing is called while it is held.
 """
@@ -35,7 +35,7 @@ __all__ = ["LINGER_S", "MAX_IDLE", "Unopened"]
 
 LINGER_S = 10.0
 """How long after a read its file counts as being read: programs read on sooner, and what is open in here is
-not evicted from the image cache."""
+not evicted from the image cache. Also how long the middle of a replaced image is refused."""
 
 MAX_IDLE = 64
 """Of so many paths the handle is kept; beyond, those go that were read the longest time ago."""
@@ -120,9 +120,9 @@ class Unopened:
             now = self._clock()
             before, since = before if isinstance(before, tuple) else (before, now)
             if before != ino and now - since < LINGER_S:
-                self._served.are_of(place, (before, since))
+                self._served.note(place, (before, since))
                 raise _stale(path)
-        self._served.are_of(place, ino)
+        self._served.note(place, ino)
 
     def _add(self, path: str, opened: _Entry) -> _Entry:
         """Keep what was opened, unless another read was faster."""
@@ -162,7 +162,7 @@ class Unopened:
 
     def _tidy(self) -> None:
         while self.tidy():
-            time.sleep(_TIDY_S)
+            time.sleep(_TIDY_S)  # what expires does so by the clock, not by an event
 
 
 def _stale(path: str) -> OSError:
